@@ -1,0 +1,37 @@
+"""Write the two hash-checked locks from pyproject.toml (`make locks`; needs `uv` on the PATH).
+
+default.lock  what the public package index offers: torch comes as its CUDA build, with the CUDA libraries (several GB)
+cpu.lock      the same versions, with the CPU build of torch and none of the CUDA libraries; `make setup` tries it first
+
+The hashes of torch's CPU wheels are in torch-cpu.sha256, because those wheels are not on the public index.
+"""
+
+import re
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CUDA_ONLY = re.compile(r"(nvidia|cuda)-|triton==")
+
+
+def main() -> None:
+    command = ["uv", "pip", "compile", "pyproject.toml", "--extra", "submission", "--extra", "test", "--universal"]
+    command += ["--generate-hashes", "--python-version", "3.11", "--no-header", "--quiet", "--no-annotate"]
+    command += ["--constraint", str(HERE / "torch-version.txt")]
+    resolved = subprocess.run(command, cwd=HERE.parent, check=True, capture_output=True, text=True).stdout
+    (HERE / "default.lock").write_text(resolved)
+
+    cpu_hashes = [line.split()[0] for line in (HERE / "torch-cpu.sha256").read_text().splitlines() if line]
+    entries = re.split(r"\n(?=[a-z])", resolved.strip())
+    kept = []
+    for entry in entries:
+        if CUDA_ONLY.match(entry):
+            continue
+        if entry.startswith("torch=="):
+            entry = " \\\n    ".join([entry.split(" ")[0], *(f"--hash=sha256:{h}" for h in cpu_hashes)])
+        kept.append(entry)
+    (HERE / "cpu.lock").write_text("\n".join(kept) + "\n")
+
+
+if __name__ == "__main__":
+    main()
