@@ -1,0 +1,164 @@
+"""The access monitor as the referee sees it: two listener processes, the files they guard, and what they report.
+
+Why two: when a listener dies the kernel lets the opens through that wait for its answer. With two independent groups on every inode
+the survivor still decides (attack catalogue, X13).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import registry
+from harness.errors import RefereeError
+from harness.policy import Grant, Identity, Opener
+from harness.sandbox import Walls
+
+LISTENERS = 2
+ANSWER_SECONDS = 10.0  # a listener answers in well under a millisecond
+
+
+@dataclass(frozen=True)
+class Open:
+    """One attempt to open a gated file, as one listener decided it. `at` is monotonic seconds, just before the kernel was answered."""
+
+    listener: int
+    at: float
+    file: Identity
+    pid: int
+    allowed: bool
+    opener: Opener
+    label: str
+
+
+def identity(path: Path) -> Identity:
+    """Device and inode of the file at `path`, not following a symbolic link in its last part."""
+    facts = os.stat(path, follow_symlinks=False)
+    return Identity(facts.st_dev, facts.st_ino)
+
+
+class AccessMonitor:
+    """Starts the listeners; raises RefereeError if they cannot listen. Needs CAP_SYS_ADMIN; `doctor` knows without trying."""
+
+    def __init__(self, run_id: str) -> None:
+        self._channels: list[socket.socket] = []
+        self._processes: list[subprocess.Popen] = []
+        self._events: list[Open] = []
+        self._registration = registry.Registration(run_id)
+        self.names: dict[Identity, str] = {}
+        try:
+            for _ in range(LISTENERS):
+                self._start_listener()
+            for number in range(LISTENERS):
+                self._wait_for(number, "listening")
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_listener(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-m", "harness.listener", str(theirs.fileno()), str(os.getpid()), str(registry.DIRECTORY)]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True, cwd=Path(__file__).parents[1]
+        )
+        theirs.close()
+        self._channels.append(ours)
+        self._processes.append(process)
+
+    def mark(self, path: Path, name: str) -> Identity:
+        """Gate the file at `path`: from now on nobody opens it unasked. `name` stands for it in the evidence."""
+        file = identity(path)
+        self.names[file] = name
+        self._order({"order": "mark", "path": str(path.absolute()), "file": file})
+        return file
+
+    def grant(self, label: str, walls: Walls, files: frozenset[Identity]) -> None:
+        """Let the sandbox behind `walls` open `files`; every other gated file stays denied to it, and is denied as this phase's doing."""
+        grant = Grant(walls.pid_namespace, label, files)
+        self._registration.add(grant)
+        self._order(
+            {
+                "order": "grant",
+                "pid_namespace": walls.pid_namespace,
+                "init_pid": walls.init_pid,
+                "label": label,
+                "files": sorted(files),
+            }
+        )
+
+    def revoke(self, walls: Walls) -> None:
+        self._registration.remove(walls.pid_namespace)
+        self._order({"order": "revoke", "pid_namespace": walls.pid_namespace})
+
+    def filenos(self) -> list[int]:
+        """Descriptors that become readable when `events()` may have something to return."""
+        return [channel.fileno() for channel in self._channels]
+
+    def events(self) -> list[Open]:
+        """What the listeners have reported since the last call, in each listener's order. Raises RefereeError if one is lost."""
+        for number, channel in enumerate(self._channels):
+            while select.select([channel], [], [], 0)[0]:
+                self._receive(number)
+        events, self._events = self._events, []
+        return events
+
+    def sync(self) -> None:
+        """Return when every open that was decided before this call is among the events."""
+        self._order({"order": "sync"})
+
+    def close(self) -> None:
+        """Remove all marks. Only when no sandbox is alive."""
+        for channel in self._channels:
+            channel.close()
+        for process in self._processes:
+            process.wait()
+        self._registration.close()
+
+    def _order(self, order: dict) -> None:
+        data = json.dumps(order).encode()
+        for channel in self._channels:
+            try:
+                channel.send(data)
+            except OSError as error:
+                raise RefereeError(f"an access listener was lost ({error}); no statement about opens can be made") from None
+        for number in range(len(self._channels)):
+            self._wait_for(number, "done")
+
+    def _wait_for(self, number: int, event: str) -> None:
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while True:
+            if not select.select([self._channels[number]], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise RefereeError(f"access listener {number} does not answer")
+            if self._receive(number) == event:
+                return
+
+    def _receive(self, number: int) -> str:
+        try:
+            data = self._channels[number].recv(1 << 16)
+        except OSError:
+            data = b""
+        if not data:
+            raise RefereeError(f"access listener {number} was lost; no statement about opens can be made")
+        message = json.loads(data)
+        if message["event"] == "failed":
+            raise RefereeError(f"access listener {number}: {message['text']}")
+        if message["event"] == "open":
+            self._events.append(
+                Open(
+                    listener=number,
+                    at=message["at"],
+                    file=Identity(*message["file"]),
+                    pid=message["pid"],
+                    allowed=message["allowed"],
+                    opener=Opener(message["opener"]),
+                    label=message["label"],
+                )
+            )
+        return message["event"]

@@ -1,0 +1,310 @@
+"""The bubblewrap back-end: namespaces with nothing in them but what the spec mounts. See `guard.py` for who starts what.
+
+Inside: read-only /usr and Python, an /etc of four files, /proc of its own, five harmless devices, private /tmp and /dev/shm, no network
+but a loopback of its own, no capabilities, no further user namespaces, a fixed environment. As root every sandbox runs under a host
+uid of its own that no other process has; otherwise under the user's own (docs/threat-model.md says what that costs).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+from harness.errors import EnvironmentMissing, RefereeError
+from harness.sandbox import Mount, SandboxEvent, SandboxSpec, Walls
+
+GUARD = Path(__file__).with_name("guard.py")
+WIRE = Path(__file__).parents[1] / "scoring" / "wire.py"
+INSIDE_UID = 1000  # what a sandboxed process sees as its own uid
+PHASE_UIDS = range(1 << 30, 1 << 31)  # host uids of phases; far from any that a system hands out
+PYTHON_INSIDE = "/venv"
+BUILD_SECONDS = 20.0  # bwrap needs a few milliseconds; a machine that needs this long is broken
+EMPTY_SECONDS = 20.0  # a killed sandbox is empty within milliseconds unless a process sits in an uninterruptible sleep
+
+# Mounts that bwrap itself makes, besides those of the spec and of `system_mounts`.
+OWN_MOUNTS = {
+    "/": "ro",
+    "/proc": "rw",
+    "/dev": "ro",
+    "/dev/pts": "rw",
+    "/tmp": "rw",
+    "/dev/shm": "rw",
+    **{f"/dev/{name}": "rw" for name in ("null", "zero", "full", "random", "urandom", "tty")},
+}
+
+
+def find_bwrap() -> str:
+    """Path of the bwrap program; raises EnvironmentMissing with the command that installs it."""
+    path = shutil.which("bwrap")
+    if path is None:
+        raise EnvironmentMissing("bubblewrap is not installed; `apt-get install bubblewrap` (or `make setup` as root) installs it")
+    return path
+
+
+def system_mounts() -> tuple[list[Mount], list[tuple[str, str]]]:
+    """The read-only system and Python of every sandbox: mounts, and symbolic links as (content, path)."""
+    mounts, links = [Mount(source=Path("/usr"), target="/usr")], []
+    for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
+        path = Path(name)
+        if path.is_symlink():
+            links.append((os.readlink(name), name))
+        elif path.is_dir():
+            mounts.append(Mount(source=path, target=name))
+    if Path("/etc/ld.so.cache").exists():
+        mounts.append(Mount(source=Path("/etc/ld.so.cache"), target="/etc/ld.so.cache"))
+    base = Path(sys.base_prefix).resolve()
+    if not base.is_relative_to("/usr"):
+        mounts.append(Mount(source=base, target=str(base)))
+    if sys.prefix != sys.base_prefix:
+        mounts.append(Mount(source=Path(sys.prefix), target=PYTHON_INSIDE))
+    mounts.append(Mount(source=WIRE, target="/wire/harness/scoring/wire.py"))
+    return mounts, links
+
+
+def interpreter() -> str:
+    """Path of the Python interpreter inside the sandbox."""
+    if sys.prefix != sys.base_prefix:
+        return f"{PYTHON_INSIDE}/bin/python"
+    return str(Path(sys.base_prefix).resolve() / "bin" / f"python{sysconfig.get_python_version()}")
+
+
+def environment() -> dict[str, str]:
+    """The whole environment of a sandboxed command."""
+    return {
+        "PATH": f"{Path(interpreter()).parent}:/usr/bin:/bin",
+        "HOME": "/tmp",
+        "TMPDIR": "/tmp",
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": "/in:/wire",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def bwrap_arguments(bwrap: str, spec: SandboxSpec) -> tuple[list[str | int], list[str]]:
+    """bwrap's command line for `spec`. An integer stands for the source of that number, which the guard may have to move first."""
+    system, links = system_mounts()
+    sources: list[str] = []
+    arguments: list[str | int] = [bwrap]
+    arguments += ["--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup"]
+    arguments += ["--disable-userns", "--uid", str(INSIDE_UID), "--gid", str(INSIDE_UID), "--cap-drop", "ALL"]
+    arguments += ["--new-session", "--hostname", "sandbox", "--clearenv"]
+    for name, value in {**environment(), **spec.environment}.items():
+        arguments += ["--setenv", name, value]
+    arguments += ["--proc", "/proc", "--dev", "/dev"]
+    for target, size in (("/tmp", spec.limits.scratch_bytes), ("/dev/shm", spec.limits.shared_memory_bytes)):
+        arguments += ["--perms", "1777", "--size", str(size), "--tmpfs", target]
+    for content, path in links:
+        arguments += ["--symlink", content, path]
+    for mount in (*system, *spec.mounts):
+        option = "--dev-bind" if mount.device else "--bind" if mount.writable else "--ro-bind"
+        arguments += [option, len(sources), mount.target]
+        sources.append(str(mount.source))
+    arguments += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", spec.working_directory, "--"]
+    program = interpreter() if spec.command[0] == "python" else spec.command[0]
+    return [*arguments, program, *spec.command[1:]], sources
+
+
+def unused_uid() -> int:
+    """A host uid from PHASE_UIDS that no process has. Chosen at random, so two runs at once do not meet."""
+    taken = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                taken.add(entry.stat().st_uid)
+            except FileNotFoundError:
+                continue
+    while (uid := secrets.choice(PHASE_UIDS)) in taken:
+        pass
+    return uid
+
+
+def read_mount_table(pid: int) -> dict[str, str]:
+    """Mount points of process `pid` and whether each is "ro" or "rw", from the kernel."""
+    table = {}
+    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+        fields = line.split(" ")
+        table[fields[4]] = fields[5].split(",")[0]
+    return table
+
+
+def expected_mount_table(spec: SandboxSpec) -> dict[str, str]:
+    """The mount points that a sandbox of `spec` must have: these and no others."""
+    system, _ = system_mounts()
+    asked = {mount.target: "rw" if mount.writable or mount.device else "ro" for mount in (*system, *spec.mounts)}
+    return {**OWN_MOUNTS, **asked}
+
+
+class BubblewrapSandbox:
+    """The back-end. `separate_uid`: run each sandbox under a host uid of its own, which takes root."""
+
+    name = "bubblewrap"
+
+    def __init__(self) -> None:
+        self.bwrap = find_bwrap()
+        self.separate_uid = os.geteuid() == 0
+
+    def start(self, spec: SandboxSpec) -> BubblewrapRun:
+        uid = unused_uid() if self.separate_uid else None
+        if uid is not None:
+            for mount in spec.mounts:
+                if mount.writable:
+                    os.chown(mount.source, uid, uid)
+        arguments, sources = bwrap_arguments(self.bwrap, spec)
+        limits = {
+            "RLIMIT_CORE": 0,
+            "RLIMIT_NOFILE": spec.limits.open_files,
+            "RLIMIT_FSIZE": spec.limits.output_file_bytes,
+        }
+        if uid is not None:  # counted per uid, so only fair where the uid is the phase's own
+            limits["RLIMIT_NPROC"] = spec.limits.processes
+        harness_end, guard_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        log_read, log_write = os.pipe()
+        plan = {
+            "arguments": arguments,
+            "sources": sources,
+            "limits": limits,
+            "uid": uid,
+            "control_descriptor": guard_end.fileno(),
+            "log_descriptor": log_write,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(GUARD)],
+            stdin=subprocess.PIPE,
+            pass_fds=(guard_end.fileno(), log_write),
+            start_new_session=True,  # Ctrl-C is the harness's to handle
+        )
+        guard_end.close()
+        os.close(log_write)
+        process.stdin.write(json.dumps(plan).encode())
+        process.stdin.close()
+        run = BubblewrapRun(process, harness_end, log_read)
+        try:
+            run.build(spec, uid)
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+
+class BubblewrapRun:
+    """A running sandbox (see `harness.sandbox.RunningSandbox`), spoken to through its guard."""
+
+    walls: Walls
+
+    def __init__(self, guard: subprocess.Popen, control: socket.socket, log_descriptor: int) -> None:
+        self._guard = guard
+        self._control = control
+        self._init_descriptor = -1
+        self._counters: list[int] = []
+        self._empty = False
+        self._closed = False
+        self.log_descriptor = log_descriptor
+
+    def fileno(self) -> int:
+        return self._control.fileno()
+
+    def build(self, spec: SandboxSpec, uid: int | None) -> None:
+        """Wait until the walls stand and compare the kernel's mount table with the one asked for; raises RefereeError."""
+        deadline = time.monotonic() + BUILD_SECONDS
+        message, descriptors = self._receive(deadline)
+        if message["event"] != "built":
+            raise RefereeError(f"sandbox for {spec.label}: {message.get('text', message)}{self._log_excerpt()}")
+        self._init_descriptor, *self._counters = descriptors
+        expected = expected_mount_table(spec)
+        while (found := read_mount_table(message["init_pid"])) != expected:
+            if select.select([self._control], [], [], 0.002)[0]:  # the guard speaks now only if bwrap has failed
+                message, _ = self._receive(deadline)
+                raise RefereeError(f"sandbox for {spec.label}: {message.get('text', message)}{self._log_excerpt()}")
+            if time.monotonic() > deadline:
+                wrong = sorted(set(found.items()) ^ set(expected.items()))
+                raise RefereeError(f"sandbox for {spec.label}: its mount table is not the one asked for; differing: {wrong}")
+        self.walls = Walls(
+            init_pid=message["init_pid"],
+            pid_namespace=message["pid_namespace"],
+            uid=os.geteuid() if uid is None else uid,
+            mounts=tuple(sorted(found.items())),
+        )
+
+    def launch(self) -> float:
+        self._control.send(b"launch")
+        message, _ = self._receive(time.monotonic() + BUILD_SECONDS)
+        if message["event"] != "launched":
+            raise RefereeError(f"sandbox did not launch: {message}{self._log_excerpt()}")
+        return message["at"]
+
+    def event(self) -> SandboxEvent | None:
+        if self._empty or not select.select([self._control], [], [], 0)[0]:
+            return None
+        message, _ = self._receive(time.monotonic() + BUILD_SECONDS)
+        if message["event"] == "failed":
+            raise RefereeError(f"sandbox: {message['text']}{self._log_excerpt()}")
+        self._empty = message["event"] == "empty"
+        return SandboxEvent(message["event"], message["at"], message.get("exit_code"))
+
+    def kill(self) -> None:
+        if self._init_descriptor >= 0 and not self._empty:
+            try:
+                signal.pidfd_send_signal(self._init_descriptor, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it has just ended by itself
+
+    def network_attempts(self) -> int:
+        attempts = 0
+        for descriptor in self._counters:
+            text = os.pread(descriptor, 1 << 16, 0).decode()
+            attempts += out_no_routes(text)
+        return attempts
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.kill()
+        if self._init_descriptor >= 0 and not select.select([self._init_descriptor], [], [], EMPTY_SECONDS)[0]:
+            raise RefereeError(f"sandbox with init {self.walls.init_pid} could not be killed; no further phase may start")
+        self._control.close()  # the guard takes this as the order to leave
+        self._guard.wait()
+        for descriptor in (self._init_descriptor, self.log_descriptor, *self._counters):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _receive(self, deadline: float) -> tuple[dict, list[int]]:
+        if not select.select([self._control], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise RefereeError("the guard of the sandbox does not answer")
+        data, descriptors, _, _ = socket.recv_fds(self._control, 1 << 16, 8)
+        if not data:
+            self.kill()
+            raise RefereeError("the guard of the sandbox was lost")
+        return json.loads(data), descriptors
+
+    def _log_excerpt(self) -> str:
+        """What bwrap said, for the error message: the log holds nothing else before launch."""
+        if not select.select([self.log_descriptor], [], [], 0.1)[0]:
+            return ""
+        return " | " + os.read(self.log_descriptor, 2000).decode(errors="replace").strip().replace("\n", " | ")
+
+
+def out_no_routes(counters: str) -> int:
+    """OutNoRoutes of a /proc/net/snmp (a line of names, a line of values) or snmp6 (name and value per line) text."""
+    names: list[str] = []
+    for line in counters.splitlines():
+        fields = line.split()
+        if fields[0] == "Ip:":
+            if not names:
+                names = fields
+            else:
+                return int(fields[names.index("OutNoRoutes")])
+        elif fields[0] == "Ip6OutNoRoutes":
+            return int(fields[1])
+    return 0

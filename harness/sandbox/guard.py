@@ -1,0 +1,199 @@
+"""The guard: the trusted process between the harness and one bubblewrap sandbox. Standard library only; run as a script.
+
+Its life:
+1. read the plan (JSON on stdin, see `bubblewrap.py`); as root, enter a mount namespace of its own and bind every source under
+   one directory, so that an unprivileged uid can reach sources that lie in private places, and nothing shows on the host
+2. fork; the child drops to the phase's uid, sets limits and executes bwrap, which builds the walls and then waits
+3. hand the harness the pid file descriptor of the sandbox's init and the network counters; wait for its word to launch
+4. tell it when the command has exited and when init, and with it the whole pid namespace, is gone
+5. kill the sandbox when told to, and when the harness disappears
+
+The guard is the subreaper of all that, so init's pid cannot be reused before the guard has seen it end.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+
+CLONE_NEWNS = 0x00020000
+MS_REC, MS_PRIVATE, MS_BIND = 0x4000, 1 << 18, 0x1000
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE = 36, 38, 4
+STAGE = "/mnt"  # any directory that everybody may search; covered by a tmpfs in the guard's own mount namespace
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
+    check(libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]), f"mount {source} on {target}")
+
+
+def stage_sources(sources: list[str]) -> list[str]:
+    """Bind `sources` (host paths) under STAGE in a private mount namespace; returns the path of each there. Needs root."""
+    check(libc.unshare(CLONE_NEWNS), "unshare the mount namespace")
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    opened = [os.open(source, os.O_PATH) for source in sources]  # before the tmpfs may cover them
+    mount("tmpfs", STAGE, "tmpfs", 0, "mode=0755,size=1m,nr_inodes=10000")
+    staged = []
+    for number, descriptor in enumerate(opened):
+        target = f"{STAGE}/{number}"
+        here = f"/proc/self/fd/{descriptor}"
+        if os.path.isdir(here):
+            os.mkdir(target)
+        else:
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+        mount(here, target, None, MS_BIND | MS_REC)
+        os.close(descriptor)
+        staged.append(target)
+    return staged
+
+
+def become_bwrap(plan: dict, arguments: list[str], log_descriptor: int, keep: list[int]) -> None:
+    """In the child: drop everything that is not the phase's, then execute bwrap."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(log_descriptor, 1)
+    os.dup2(log_descriptor, 2)
+    for descriptor in keep:
+        os.set_inheritable(descriptor, True)
+    for name, value in plan["limits"].items():
+        resource.setrlimit(getattr(resource, name), (value, value))
+    if plan["uid"] is not None:
+        os.setgroups([])
+        os.setresgid(plan["uid"], plan["uid"], plan["uid"])
+        os.setresuid(plan["uid"], plan["uid"], plan["uid"])
+    check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs")
+    os.execv(arguments[0], arguments)
+
+
+class Guard:
+    """The guard's own state and event loop, steps 2 to 5."""
+
+    def __init__(self, plan: dict, control: socket.socket) -> None:
+        self.plan = plan
+        self.control = control
+        self.bwrap_pid = 0
+        self.init_descriptor = -1
+        self.status_descriptor = -1
+
+    def tell(self, event: str, descriptors: list[int] | None = None, at: float | None = None, **facts) -> None:
+        message = {"event": event, "at": time.monotonic() if at is None else at, **facts}
+        try:
+            socket.send_fds(self.control, [json.dumps(message).encode()], descriptors or [])
+        except OSError:
+            self.kill()  # nobody is listening any more
+            os._exit(0)
+
+    def run(self) -> None:
+        self.status_descriptor, status_write = os.pipe()
+        block_read, block_write = os.pipe()
+        sources = self.plan["sources"]
+        if self.plan["uid"] is not None:
+            sources = stage_sources(sources)
+        arguments = [sources[part] if isinstance(part, int) else part for part in self.plan["arguments"]]
+        arguments[1:1] = ["--json-status-fd", str(status_write), "--block-fd", str(block_read)]
+        self.bwrap_pid = os.fork()
+        if self.bwrap_pid == 0:
+            try:
+                become_bwrap(self.plan, arguments, self.plan["log_descriptor"], [status_write, block_read])
+            finally:
+                os._exit(127)
+        for descriptor in (status_write, block_read, self.plan["log_descriptor"]):
+            os.close(descriptor)
+        line = os.read(self.status_descriptor, 4096)  # bwrap writes each of its two status lines in one go
+        if not line:
+            raise ChildProcessError("bwrap could not start; its message is in the log")
+        started = json.loads(line)
+        init_pid = started["child-pid"]
+        self.init_descriptor = os.pidfd_open(init_pid)
+        # These files belong to the network namespace and can still be read after its last process is gone.
+        counters = [os.open(f"/proc/{init_pid}/net/{name}", os.O_RDONLY) for name in ("snmp", "snmp6")]
+        self.tell(
+            "built", [self.init_descriptor, *counters], init_pid=init_pid, pid_namespace=started["pid-namespace"]
+        )
+        self.watch(os.pidfd_open(self.bwrap_pid), block_write)
+
+    def watch(self, bwrap_descriptor: int, block_write: int) -> None:
+        """Report the end of the command and of the sandbox, and obey the harness, until the sandbox is empty."""
+        poll = select.poll()
+        for descriptor in (self.init_descriptor, bwrap_descriptor, self.control.fileno()):
+            poll.register(descriptor, select.POLLIN)
+        bwrap_running = True
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            now = time.monotonic()
+            empty = self.init_descriptor in ready
+            if bwrap_running and (empty or bwrap_descriptor in ready):
+                bwrap_running = False
+                poll.unregister(bwrap_descriptor)
+                self.report_exit(now)  # with init gone bwrap is about to end, so waiting for it is short
+            if empty:
+                self.tell("empty", at=now)
+                return
+            if self.control.fileno() in ready:
+                command = self.control.recv(64)
+                if command == b"launch":
+                    os.write(block_write, b"x")
+                    self.tell("launched")
+                elif command == b"kill":
+                    self.kill()
+                else:  # the harness is gone
+                    self.kill()
+                    os._exit(0)
+
+    def report_exit(self, at: float) -> None:
+        _, wait_status = os.waitpid(self.bwrap_pid, 0)
+        os.set_blocking(self.status_descriptor, False)
+        try:
+            line = os.read(self.status_descriptor, 4096)
+        except BlockingIOError:
+            line = b""
+        if line:  # bwrap writes it only when it executed the command
+            self.tell("exited", at=at, exit_code=json.loads(line)["exit-code"])
+        elif os.WIFSIGNALED(wait_status) or os.waitstatus_to_exitcode(wait_status) > 128:
+            self.tell("exited", at=at, exit_code=abs(os.waitstatus_to_exitcode(wait_status)) % 128 + 128)
+        else:
+            self.tell("failed", at=at, text="bwrap could not build the sandbox; its message is in the log")
+
+    def kill(self) -> None:
+        """Kill init, and so by the kernel's rule every process of its pid namespace, before this returns or soon after."""
+        if self.init_descriptor >= 0:
+            try:
+                signal.pidfd_send_signal(self.init_descriptor, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        elif self.bwrap_pid:
+            os.kill(self.bwrap_pid, signal.SIGKILL)
+
+
+def main() -> None:
+    plan = json.load(sys.stdin)
+    for descriptor in (plan["control_descriptor"], plan["log_descriptor"]):
+        os.set_inheritable(descriptor, False)  # nothing of the harness reaches the sandbox
+    control = socket.socket(fileno=plan["control_descriptor"])
+    check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "become subreaper")
+    check(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "become undumpable")
+    guard = Guard(plan, control)
+    try:
+        guard.run()
+    except Exception as error:  # the harness turns this into a RefereeError
+        guard.tell("failed", text=f"{type(error).__name__}: {error}")
+        guard.kill()
+
+
+if __name__ == "__main__":
+    main()
