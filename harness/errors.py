@@ -29,6 +29,7 @@ class Reason(StrEnum):
     PROCESS_LEFT_BEHIND = "process_left_behind"
     EXIT_CODE = "exit_code"
     FORBIDDEN_OPEN = "forbidden_open"
+    UNATTRIBUTED_OPEN = "unattributed_open"
     NETWORK_ATTEMPT = "network_attempt"
     OUTPUT_MISSING = "output_missing"
     OUTPUT_UNDECLARED = "output_undeclared"
@@ -40,6 +41,8 @@ class Reason(StrEnum):
     SCORE_INCOMPLETE = "score_incomplete"
     SCORE_PROTOCOL = "score_protocol"
     SCORE_NOT_FINITE = "score_not_finite"
+    SHARD_COPY = "shard_copy"
+    SEEDS_MISSING = "seeds_missing"
     BASELINE_NOT_BEATEN = "baseline_not_beaten"
 
 

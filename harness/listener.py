@@ -94,7 +94,10 @@ class Listener:
 
     def obey(self) -> bool:
         """Carry out one order of the harness; False when the harness is gone."""
-        data = self.control.recv(1 << 20)
+        try:
+            data = self.control.recv(1 << 20)
+        except ConnectionResetError:  # it left without reading the last reports
+            data = b""
         if not data:
             return False
         order = json.loads(data)

@@ -110,7 +110,7 @@ def bwrap_arguments(bwrap: str, spec: SandboxSpec) -> tuple[list[str | int], lis
         option = "--dev-bind" if mount.device else "--bind" if mount.writable else "--ro-bind"
         arguments += [option, len(sources), mount.target]
         sources.append(str(mount.source))
-    arguments += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", spec.working_directory, "--"]
+    arguments += ["--dir", spec.working_directory, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", spec.working_directory, "--"]
     program = interpreter() if spec.command[0] == "python" else spec.command[0]
     return [*arguments, program, *spec.command[1:]], sources
 

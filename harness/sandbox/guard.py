@@ -114,9 +114,12 @@ class Guard:
                 os._exit(127)
         for descriptor in (status_write, block_read, self.plan["log_descriptor"]):
             os.close(descriptor)
-        line = os.read(self.status_descriptor, 4096)  # bwrap writes each of its two status lines in one go
-        if not line:
-            raise ChildProcessError("bwrap could not start; its message is in the log")
+        line = b""
+        while not line.endswith(b"\n"):  # bwrap writes the line in pieces
+            piece = os.read(self.status_descriptor, 4096)
+            if not piece:
+                raise ChildProcessError("bwrap could not start; its message is in the log")
+            line += piece
         started = json.loads(line)
         init_pid = started["child-pid"]
         self.init_descriptor = os.pidfd_open(init_pid)
@@ -145,7 +148,10 @@ class Guard:
                 self.tell("empty", at=now)
                 return
             if self.control.fileno() in ready:
-                command = self.control.recv(64)
+                try:
+                    command = self.control.recv(64)
+                except ConnectionResetError:
+                    command = b""
                 if command == b"launch":
                     os.write(block_write, b"x")
                     self.tell("launched")
@@ -157,7 +163,7 @@ class Guard:
 
     def report_exit(self, at: float) -> None:
         _, wait_status = os.waitpid(self.bwrap_pid, 0)
-        os.set_blocking(self.status_descriptor, False)
+        os.set_blocking(self.status_descriptor, False)  # bwrap is gone, so whatever it wrote is there
         try:
             line = os.read(self.status_descriptor, 4096)
         except BlockingIOError:

@@ -60,7 +60,9 @@ def plan_windows(tokens: int, window: int, stride: int) -> Plan:
 def lanes(windows: tuple[Window, ...], count: int) -> list[tuple[Window, ...]]:
     """Cut `windows` into at most `count` contiguous lanes whose lengths differ by at most one; no lane is empty.
 
-    Each lane is answered strictly from left to right, so of two windows that are being worked on at the same time none holds the other's targets.
+    Each lane is answered strictly from left to right, so a window is sent only when its predecessor's losses are fixed. The first windows of a lane
+    do hold, as context, targets that the lane before it has yet to score: a model that remembered them would be a model with hidden state, which
+    sending windows cannot prevent (docs/threat-model.md).
     """
     count = min(count, len(windows))
     if count == 0:

@@ -1,0 +1,186 @@
+"""The `harness` command. Everything it does is in the modules it calls; here are options, messages and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from harness import doctor as checks
+from harness.errors import EnvironmentMissing, ExitCode, InputError
+
+DEMO_DATA = Path("data/demo")
+REPOSITORY_SUBMISSION = Path("submission")
+
+app = typer.Typer(
+    name="harness",
+    help="Referee for the Parameter Golf contest: clocks, data access, size and score, measured from outside the submission.",
+    epilog="Exit codes: 0 PASS, 1 FAIL, 2 UNPROVEN, 3 ERROR (the harness failed), 64 usage, 65 bad input, 69 environment.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Make and check data directories.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+RulesOption = Annotated[str, typer.Option("--rules", help="Rule set: demo, record, or the path of a .toml file.")]
+SubmissionOption = Annotated[Path, typer.Option("--submission", help="Folder of the submission (with a submission.toml).")]
+DataOption = Annotated[Path, typer.Option("--data", help="Data directory (with a manifest.json).")]
+SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas. Default: those of the rules.")]
+SandboxOption = Annotated[str, typer.Option("--sandbox", help="Back-end: auto, docker or bubblewrap.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Where run directories go.")]
+
+
+@app.command()
+def record(
+    rules: RulesOption,
+    submission: SubmissionOption,
+    data: DataOption,
+    seeds: SeedsOption = "",
+    sandbox: SandboxOption = "auto",
+    out: OutOption = Path("runs"),
+) -> None:
+    """Run a submission under the rules: train, quantize and eval for each seed, ending in a verdict."""
+    raise typer.Exit(_run(rules, submission, data, seeds, sandbox, out))
+
+
+@app.command()
+def demo(
+    submission: SubmissionOption = REPOSITORY_SUBMISSION,
+    data: DataOption = DEMO_DATA,
+    seeds: SeedsOption = "",
+    sandbox: SandboxOption = "auto",
+    out: OutOption = Path("runs"),
+) -> None:
+    """The contest on a laptop CPU: `record` with the demo rules, the demo data (made if it is not there) and one seed."""
+    if data == DEMO_DATA:
+        _make_demo_data(data)
+    raise typer.Exit(_run("demo", submission, data, seeds, sandbox, out))
+
+
+@app.command()
+def doctor(out: OutOption = Path("runs")) -> None:
+    """Check this machine: what is here, what is missing, and what that costs. Exit 0 if a PASS is possible, 2 if not, 69 if nothing runs."""
+    found = checks.inspect(out)
+    table = Table(show_header=False, box=None)
+    for check in found:
+        cost = f" -- {check.cost}" if check.cost and not check.ok else ""
+        table.add_row("[green]ok[/]" if check.ok else "[red]missing[/]", check.name, f"{check.detail}{cost}")
+    console.print(table)
+    costs = {check.cost for check in found if not check.ok}
+    if checks.Cost.NO_RUN in costs:
+        raise typer.Exit(ExitCode.ENVIRONMENT)
+    raise typer.Exit(ExitCode.UNPROVEN if checks.Cost.NO_PASS in costs else ExitCode.PASS)
+
+
+@data_app.command("demo")
+def data_demo(out: Annotated[Path, typer.Option("--out", help="Directory to make.")] = DEMO_DATA) -> None:
+    """Make the demo corpus from the documentation that this Python carries: no download, the same bytes for the same Python."""
+    _make_demo_data(out)
+
+
+@data_app.command("verify")
+def data_verify(data: DataOption = DEMO_DATA) -> None:
+    """Read every file of a data directory and compare it with the manifest."""
+    from harness.data.manifest import Manifest, verify
+
+    facts = verify(data, progress=lambda text: console.print(f"  {text}"))
+    console.print(f"{len(facts)} files are what {data / 'manifest.json'} says (manifest sha256 {Manifest.load(data).sha256})")
+
+
+def _make_demo_data(directory: Path) -> None:
+    from harness.data.demo import build_demo_corpus
+
+    build_demo_corpus(directory, progress=lambda text: console.print(f"  data: {text}"))
+
+
+def _run(rules_name: str, submission: Path, data: Path, seeds_text: str, sandbox_name: str, out: Path) -> ExitCode:
+    from harness.evidence.record import Verdict
+    from harness.progress import ConsoleObserver, print_record
+    from harness.referee import RECORD, RunRequest, run_record
+    from harness.rules import load_rules
+
+    rules = load_rules(rules_name)
+    seeds = parse_seeds(seeds_text) or rules.rules.seeds.default
+    backend = _sandbox(sandbox_name)
+    checks.require_hardware(rules.rules)
+    found = checks.inspect(out)
+    missing_witnesses = checks.require(found)
+    request = RunRequest(
+        rules=rules,
+        submission=submission,
+        data=data,
+        seeds=seeds,
+        out=out,
+        sandbox=backend,
+        monitored=next(check.ok for check in found if check.name == checks.ACCESS_MONITOR),
+        missing_witnesses=missing_witnesses,
+        environment=checks.environment(),
+    )
+    console.print(f"rules {rules.rules.name}: {rules.rules.description}")
+    for text in missing_witnesses:
+        console.print(f"[yellow]  no PASS possible: {text}[/]")
+    observer = ConsoleObserver(console)
+    try:
+        result, directory = run_record(request, observer)
+    finally:
+        observer.close()
+    print_record(result, console)
+    console.print(f"evidence: {directory / RECORD}", soft_wrap=True)
+    return {
+        Verdict.PASS: ExitCode.PASS,
+        Verdict.FAIL: ExitCode.FAIL,
+        Verdict.UNPROVEN: ExitCode.UNPROVEN,
+        Verdict.ERROR: ExitCode.ERROR,
+    }[result.verdict]
+
+
+def _sandbox(name: str):
+    from harness.sandbox.bubblewrap import BubblewrapSandbox
+
+    if name == "docker":
+        raise EnvironmentMissing("the Docker back-end is not part of this version; use --sandbox bubblewrap")
+    if name not in ("auto", "bubblewrap"):
+        raise typer.BadParameter(f"--sandbox is {name!r}; it must be auto, docker or bubblewrap")
+    return BubblewrapSandbox()
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Whole numbers from a list separated by commas; raises typer.BadParameter if it is none or repeats one."""
+    try:
+        seeds = tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise typer.BadParameter(f"--seeds is {text!r}; it must be whole numbers separated by commas, such as 314,42,999") from None
+    if len(set(seeds)) != len(seeds) or any(not 0 <= seed < 2**32 for seed in seeds):
+        raise typer.BadParameter(f"--seeds is {text!r}; seeds must differ and lie between 0 and 2^32 - 1")
+    return seeds
+
+
+def main() -> None:
+    """Entry point: every foreseeable failure ends in one line on stderr and its own exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:
+        errors.print(f"harness: {error.format_message()} (see `harness --help`)", soft_wrap=True, markup=False)
+        code = ExitCode.USAGE
+    except InputError as error:
+        errors.print(f"harness: {error}", soft_wrap=True, markup=False)
+        code = ExitCode.BAD_INPUT
+    except EnvironmentMissing as error:
+        errors.print(f"harness: {error}", soft_wrap=True, markup=False)
+        code = ExitCode.ENVIRONMENT
+    except (KeyboardInterrupt, typer.Abort):
+        errors.print("harness: interrupted; what was recorded so far is kept, with verdict ERROR")
+        code = ExitCode.ERROR
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

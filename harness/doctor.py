@@ -1,0 +1,233 @@
+"""The self-check that any host can run: what is here, what is missing, and what that costs. `record` and the tests use the same checks."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from harness.access import AccessMonitor
+from harness.errors import EnvironmentMissing, RefereeError
+from harness.rules import Rules
+from harness.sandbox import Limits, SandboxSpec
+from harness.sandbox.bubblewrap import BubblewrapSandbox, find_bwrap
+
+ACCESS_MONITOR = "access monitor"  # the name of the check that decides whether a run is watched by the kernel
+MINIMUM_FREE_BYTES = 2_000_000_000
+SELF_CHECK_SECONDS = 20.0
+
+
+class Cost(StrEnum):
+    """What a missing thing costs."""
+
+    NOTHING = ""
+    NO_RUN = "nothing can be run"
+    NO_PASS = "PASS is impossible, the best verdict is UNPROVEN"
+    NO_SUBMISSION = "this repository's submission cannot run"
+
+
+@dataclass(frozen=True)
+class Check:
+    """`detail`: what was found, or what is missing and how to get it."""
+
+    name: str
+    ok: bool
+    detail: str
+    cost: Cost = Cost.NOTHING
+
+
+def inspect(out: Path = Path("runs")) -> list[Check]:
+    """Run every check; takes about a second. `out`: where run directories would go."""
+    return [
+        _check_python(),
+        _check_bubblewrap(),
+        _check_sandbox(),
+        _check_uid(),
+        _check_fanotify(),
+        _check_disk(out),
+        _check_torch(),
+        Check("processor", True, f"{len(os.sched_getaffinity(0))} cores, {_memory_bytes() / 1e9:.1f} GB memory, {_processor_name()}"),
+        Check("GPUs", True, ", ".join(gpu_names()) or "none"),
+    ]
+
+
+def require(checks: list[Check]) -> list[str]:
+    """What makes a PASS impossible, as sentences; raises EnvironmentMissing if nothing can be run at all."""
+    for check in checks:
+        if not check.ok and check.cost is Cost.NO_RUN:
+            raise EnvironmentMissing(f"{check.name}: {check.detail}")
+    return [f"{check.name}: {check.detail}" for check in checks if not check.ok and check.cost is Cost.NO_PASS]
+
+
+def require_hardware(rules: Rules) -> None:
+    """Raise EnvironmentMissing, with what was found, if the machine does not have the GPUs that the rules name."""
+    if rules.hardware.gpus == 0:
+        return
+    names = gpu_names()
+    fitting = [name for name in names if rules.hardware.gpu_name in name]
+    if len(fitting) < rules.hardware.gpus:
+        raise EnvironmentMissing(
+            f"rules {rules.name} need {rules.hardware.gpus}x {rules.hardware.gpu_name}; found {', '.join(names) or 'no GPU'}; "
+            "`harness demo` runs on a CPU"
+        )
+
+
+def environment() -> dict[str, str | int | float | bool | None]:
+    """Facts about this machine for record.json. What the harness reads itself; nothing that a submission says."""
+    facts: dict[str, str | int | float | bool | None] = {
+        "kernel": platform.release(),
+        "system": _system_name(),
+        "machine": platform.machine(),
+        "processor": _processor_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": _memory_bytes(),
+        "python": platform.python_version(),
+        "root": os.geteuid() == 0,
+        "gpus": ", ".join(gpu_names()),
+        "harness": _version("parameter-golf-harness"),
+    }
+    for package in ("torch", "numpy", "sentencepiece", "safetensors"):
+        facts[package] = _version(package)
+    return facts
+
+
+def gpu_names() -> list[str]:
+    """Models of the NVIDIA GPUs that the kernel driver knows."""
+    names = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        fields = dict(line.split(":", 1) for line in file.read_text().splitlines() if ":" in line)
+        names.append(fields.get("Model", "unknown").strip())
+    return names
+
+
+def _check_python() -> Check:
+    version = platform.python_version()
+    return Check("Python", sys.version_info >= (3, 11), f"{version} (3.11 or newer is needed)", Cost.NO_RUN)
+
+
+def _check_bubblewrap() -> Check:
+    try:
+        version = subprocess.run([find_bwrap(), "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    except (EnvironmentMissing, subprocess.CalledProcessError) as error:
+        return Check("bubblewrap", False, str(error), Cost.NO_RUN)
+    return Check("bubblewrap", True, version, Cost.NO_RUN)
+
+
+def _check_sandbox() -> Check:
+    """Start a real sandbox and let it fail to reach the network, to write to the system, and to see this file."""
+    probe = (
+        "import os, socket, sys\n"
+        "from harness.scoring import wire\n"
+        "faults = [name for name in ('/usr/x', '/x', '/dev/x', '/in/x') if os.access(os.path.dirname(name), os.W_OK)]\n"
+        f"faults += ['sees the harness'] if os.path.exists({str(Path(__file__))!r}) else []\n"
+        "faults += ['root'] if os.getuid() == 0 else []\n"
+        "status = open('/proc/self/status').read()\n"
+        "faults += ['has capabilities'] if 'CapEff:\\t0000000000000000' not in status else []\n"
+        "try:\n    socket.create_connection(('192.0.2.1', 9), 1); faults += ['has a network']\n"
+        "except OSError: pass\n"
+        "print(*faults, sep=', '); sys.exit(bool(faults))\n"
+    )
+    limits = Limits(processes=64, open_files=64, output_file_bytes=1 << 20, scratch_bytes=1 << 20, shared_memory_bytes=1 << 20)
+    spec = SandboxSpec(label="self-check", command=("python", "-c", probe), mounts=(), limits=limits)
+    try:
+        running = BubblewrapSandbox().start(spec)
+    except (EnvironmentMissing, RefereeError, OSError) as error:
+        return Check("sandbox", False, f"{error} (user namespaces must be allowed to unprivileged users)", Cost.NO_RUN)
+    try:
+        running.launch()
+        deadline = time.monotonic() + SELF_CHECK_SECONDS
+        exit_code = None
+        while (event := running.event()) is None or event.kind != "empty":
+            if event is not None:
+                exit_code = event.exit_code
+            if time.monotonic() > deadline:
+                return Check("sandbox", False, "a trivial command did not end", Cost.NO_RUN)
+            time.sleep(0.005)
+        said = os.read(running.log_descriptor, 4000).decode(errors="replace").strip()
+        attempts = running.network_attempts()
+    finally:
+        running.close()
+    if exit_code != 0:
+        return Check("sandbox", False, f"the walls have holes: {said}", Cost.NO_RUN)
+    if attempts == 0:
+        return Check("sandbox", False, "the kernel did not count an attempt to reach the network", Cost.NO_PASS)
+    return Check("sandbox", True, "read-only, no network, no capabilities; network attempts are counted", Cost.NO_RUN)
+
+
+def _check_uid() -> Check:
+    if os.geteuid() == 0:
+        return Check("phase uids", True, "root: each phase runs under a uid of its own", Cost.NO_PASS)
+    return Check("phase uids", False, "not root: phases run under your own uid", Cost.NO_PASS)
+
+
+def _check_fanotify() -> Check:
+    """Mark a file for real, and see that another process is denied while the mark stands and is not afterwards."""
+    if os.geteuid() != 0:
+        return Check(ACCESS_MONITOR, False, "not root: the kernel will not report opens (fanotify permission events)", Cost.NO_PASS)
+    with tempfile.TemporaryDirectory() as folder:
+        canary = Path(folder) / "canary"
+        canary.write_text("canary\n")
+
+        def opens() -> bool:
+            return subprocess.run(["cat", str(canary)], capture_output=True).returncode == 0
+
+        try:
+            monitor = AccessMonitor(f"doctor-{os.getpid()}")
+            try:
+                monitor.mark(canary, "canary")
+                denied = not opens()
+            finally:
+                monitor.close()
+        except (RefereeError, OSError) as error:
+            return Check(ACCESS_MONITOR, False, f"fanotify permission events do not work here: {error}", Cost.NO_PASS)
+        if not denied or not opens():
+            return Check(ACCESS_MONITOR, False, "a marked canary file was not denied, or stayed denied", Cost.NO_PASS)
+    return Check(ACCESS_MONITOR, True, "fanotify permission marks deny, from two listeners", Cost.NO_PASS)
+
+
+def _check_disk(out: Path) -> Check:
+    place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    text = f"{free / 1e9:.1f} GB free under {place}"
+    return Check("disk", free >= MINIMUM_FREE_BYTES, f"{text} ({MINIMUM_FREE_BYTES / 1e9:g} GB are needed)", Cost.NO_RUN)
+
+
+def _check_torch() -> Check:
+    version = _version("torch")
+    return Check("torch", version is not None, version or "not installed; `make setup` installs it", Cost.NO_SUBMISSION)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _first_line(path: str, prefix: str, cut: Callable[[str], str]) -> str:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return "unknown"
+    return next((cut(line) for line in lines if line.startswith(prefix)), "unknown")
+
+
+def _processor_name() -> str:
+    return _first_line("/proc/cpuinfo", "model name", lambda line: line.partition(":")[2].strip())
+
+
+def _system_name() -> str:
+    return _first_line("/etc/os-release", "PRETTY_NAME", lambda line: line.partition("=")[2].strip('"'))
