@@ -64,9 +64,20 @@ class AccessMonitor:
 
     def _start_listener(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "harness.listener", str(theirs.fileno()), str(os.getpid()), str(registry.DIRECTORY)]
+        command = [
+            sys.executable,
+            "-m",
+            "harness.listener",
+            str(theirs.fileno()),
+            str(os.getpid()),
+            str(registry.DIRECTORY),
+        ]
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True, cwd=Path(__file__).parents[1]
+            command,
+            stdin=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+            cwd=Path(__file__).parents[1],
         )
         theirs.close()
         self._channels.append(ours)
@@ -127,7 +138,9 @@ class AccessMonitor:
             try:
                 channel.send(data)
             except OSError as error:
-                raise RefereeError(f"an access listener was lost ({error}); no statement about opens can be made") from None
+                raise RefereeError(
+                    f"an access listener was lost ({error}); no statement about opens can be made"
+                ) from None
         for number in range(len(self._channels)):
             self._wait_for(number, "done")
 

@@ -64,7 +64,8 @@ def canonical_checkpoint(received: Path, schema: CheckpointSchema, mantissa_bits
         dtype, shape = found[name]["dtype"], tuple(found[name]["shape"])
         if (dtype, shape) != (declared.dtype, declared.shape):
             raise Violation(
-                Reason.CHECKPOINT_MISMATCH, f"tensor {name!r} is {dtype} {shape}, declared was {declared.dtype} {declared.shape}"
+                Reason.CHECKPOINT_MISMATCH,
+                f"tensor {name!r} is {dtype} {shape}, declared was {declared.dtype} {declared.shape}",
             )
         bits = np.frombuffer(found[name]["data"], np.uint32 if dtype == "F32" else np.uint16)
         rounded[name] = round_mantissa(bits, dtype, mantissa_bits)

@@ -31,7 +31,9 @@ console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 RulesOption = Annotated[str, typer.Option("--rules", help="Rule set: demo, record, or the path of a .toml file.")]
-SubmissionOption = Annotated[Path, typer.Option("--submission", help="Folder of the submission (with a submission.toml).")]
+SubmissionOption = Annotated[
+    Path, typer.Option("--submission", help="Folder of the submission (with a submission.toml).")
+]
 DataOption = Annotated[Path, typer.Option("--data", help="Data directory (with a manifest.json).")]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas. Default: those of the rules.")]
 SandboxOption = Annotated[str, typer.Option("--sandbox", help="Back-end: auto, docker or bubblewrap.")]
@@ -92,7 +94,9 @@ def data_verify(data: DataOption = DEMO_DATA) -> None:
     from harness.data.manifest import Manifest, verify
 
     facts = verify(data, progress=lambda text: console.print(f"  {text}"))
-    console.print(f"{len(facts)} files are what {data / 'manifest.json'} says (manifest sha256 {Manifest.load(data).sha256})")
+    console.print(
+        f"{len(facts)} files are what {data / 'manifest.json'} says (manifest sha256 {Manifest.load(data).sha256})"
+    )
 
 
 def _make_demo_data(directory: Path) -> None:
@@ -157,7 +161,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     try:
         seeds = tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError:
-        raise typer.BadParameter(f"--seeds is {text!r}; it must be whole numbers separated by commas, such as 314,42,999") from None
+        raise typer.BadParameter(
+            f"--seeds is {text!r}; it must be whole numbers separated by commas, such as 314,42,999"
+        ) from None
     if len(set(seeds)) != len(seeds) or any(not 0 <= seed < 2**32 for seed in seeds):
         raise typer.BadParameter(f"--seeds is {text!r}; seeds must differ and lie between 0 and 2^32 - 1")
     return seeds

@@ -64,11 +64,16 @@ class PhaseClock:
         if prepared > self.prepare_limit:
             state = "before its gate was opened" if self.gate is not None else "and its gate is still closed"
             raise Violation(
-                Reason.PREPARE_OVER_LIMIT, f"preparation took {prepared:.2f} s {state}; the limit is {self.prepare_limit:g} s"
+                Reason.PREPARE_OVER_LIMIT,
+                f"preparation took {prepared:.2f} s {state}; the limit is {self.prepare_limit:g} s",
             )
         if self.clock_seconds(now) > self.clock_limit:
-            raise Violation(Reason.CLOCK_OVER_LIMIT, f"the clock ran {self.clock_seconds(now):.2f} s; the limit is {self.clock_limit:g} s")
+            raise Violation(
+                Reason.CLOCK_OVER_LIMIT,
+                f"the clock ran {self.clock_seconds(now):.2f} s; the limit is {self.clock_limit:g} s",
+            )
         if self.exited is not None and self._until(None, now) > self.exited + self.drain_seconds:
             raise Violation(
-                Reason.PROCESS_LEFT_BEHIND, f"processes were still running {self.drain_seconds:g} s after the command had exited"
+                Reason.PROCESS_LEFT_BEHIND,
+                f"processes were still running {self.drain_seconds:g} s after the command had exited",
             )

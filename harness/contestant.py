@@ -21,7 +21,9 @@ from harness.rules import Table, parse_toml, read_input
 
 MANIFEST = "submission.toml"
 MAX_FILES, MAX_BYTES = 10_000, 100_000_000  # of the folder; what counts toward the size limit is decided by the rules
-IGNORED = frozenset({".git", "__pycache__", ".venv", ".ruff_cache", ".pytest_cache"})  # not copied, so not visible to any phase
+IGNORED = frozenset(
+    {".git", "__pycache__", ".venv", ".ruff_cache", ".pytest_cache"}
+)  # not copied, so not visible to any phase
 
 Command = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 
@@ -107,11 +109,15 @@ def load_contestant(source: Path, rules_name: str, destination: Path) -> Contest
     manifest = parse_toml(read_input(destination / MANIFEST, "submission"), SubmissionManifest, source / MANIFEST)
     commands = manifest.rules.get(rules_name)
     if commands is None:
-        raise InputError(f"{source / MANIFEST}: has no table [rules.{rules_name}]; it was made for {', '.join(manifest.rules)}")
+        raise InputError(
+            f"{source / MANIFEST}: has no table [rules.{rules_name}]; it was made for {', '.join(manifest.rules)}"
+        )
     known = {file.path for file in files}
     for path in (commands.checkpoint, *(commands.eval_files or ())):
         if path not in known:
-            raise InputError(f"{source / MANIFEST}: rules.{rules_name} names {path!r}, which is not a file of the submission")
+            raise InputError(
+                f"{source / MANIFEST}: rules.{rules_name} names {path!r}, which is not a file of the submission"
+            )
     schema_path = destination / commands.checkpoint
     try:
         checkpoint = _SCHEMA.validate_json(read_input(schema_path, "checkpoint schema"))
@@ -154,7 +160,9 @@ def _copy_file(source: Path, destination: Path, limit: int) -> SubmissionFile:
         source.name.encode()
         descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, UnicodeEncodeError):
-        raise InputError(f"{source!s:.200}: not a regular file with a UTF-8 name; a submission has no links or special files") from None
+        raise InputError(
+            f"{source!s:.200}: not a regular file with a UTF-8 name; a submission has no links or special files"
+        ) from None
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InputError(f"{source}: not a regular file; a submission has no links or special files")

@@ -55,7 +55,11 @@ def inspect(out: Path = Path("runs")) -> list[Check]:
         _check_fanotify(),
         _check_disk(out),
         _check_torch(),
-        Check("processor", True, f"{len(os.sched_getaffinity(0))} cores, {_memory_bytes() / 1e9:.1f} GB memory, {_processor_name()}"),
+        Check(
+            "processor",
+            True,
+            f"{len(os.sched_getaffinity(0))} cores, {_memory_bytes() / 1e9:.1f} GB memory, {_processor_name()}",
+        ),
         Check("GPUs", True, ", ".join(gpu_names()) or "none"),
     ]
 
@@ -136,7 +140,9 @@ def _check_sandbox() -> Check:
         "except OSError: pass\n"
         "print(*faults, sep=', '); sys.exit(bool(faults))\n"
     )
-    limits = Limits(processes=64, open_files=64, output_file_bytes=1 << 20, scratch_bytes=1 << 20, shared_memory_bytes=1 << 20)
+    limits = Limits(
+        processes=64, open_files=64, output_file_bytes=1 << 20, scratch_bytes=1 << 20, shared_memory_bytes=1 << 20
+    )
     spec = SandboxSpec(label="self-check", command=("python", "-c", probe), mounts=(), limits=limits)
     try:
         running = BubblewrapSandbox().start(spec)
@@ -172,7 +178,12 @@ def _check_uid() -> Check:
 def _check_fanotify() -> Check:
     """Mark a file for real, and see that another process is denied while the mark stands and is not afterwards."""
     if os.geteuid() != 0:
-        return Check(ACCESS_MONITOR, False, "not root: the kernel will not report opens (fanotify permission events)", Cost.NO_PASS)
+        return Check(
+            ACCESS_MONITOR,
+            False,
+            "not root: the kernel will not report opens (fanotify permission events)",
+            Cost.NO_PASS,
+        )
     with tempfile.TemporaryDirectory() as folder:
         canary = Path(folder) / "canary"
         canary.write_text("canary\n")
@@ -198,7 +209,9 @@ def _check_disk(out: Path) -> Check:
     place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     text = f"{free / 1e9:.1f} GB free under {place}"
-    return Check("disk", free >= MINIMUM_FREE_BYTES, f"{text} ({MINIMUM_FREE_BYTES / 1e9:g} GB are needed)", Cost.NO_RUN)
+    return Check(
+        "disk", free >= MINIMUM_FREE_BYTES, f"{text} ({MINIMUM_FREE_BYTES / 1e9:g} GB are needed)", Cost.NO_RUN
+    )
 
 
 def _check_torch() -> Check:

@@ -24,7 +24,9 @@ from harness.policy import Grant, Identity, Opener, Rights, decide
 from harness.registry import other_runs
 
 PR_SET_DUMPABLE = 4
-ORPHAN_SECONDS = 60.0  # guards kill their sandboxes at once when the harness dies; this is the patience with a stuck one
+ORPHAN_SECONDS = (
+    60.0  # guards kill their sandboxes at once when the harness dies; this is the patience with a stuck one
+)
 
 
 def pid_namespace_of(request: OpenRequest) -> int | None:

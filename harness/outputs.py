@@ -39,7 +39,9 @@ def collect(out: Path, declared: Mapping[str, int], destination: Path) -> dict[s
         with os.scandir(directory) as entries:
             for entry in entries:
                 if entry.name not in declared:
-                    raise Violation(Reason.OUTPUT_UNDECLARED, f"/out holds {os.fsencode(entry.name)[:80]!r}, which was not declared")
+                    raise Violation(
+                        Reason.OUTPUT_UNDECLARED, f"/out holds {os.fsencode(entry.name)[:80]!r}, which was not declared"
+                    )
         return {name: _take_over(directory, name, most, destination / name) for name, most in declared.items()}
     finally:
         os.close(directory)
@@ -59,7 +61,9 @@ def _take_over(directory: int, name: str, most: int, target: Path) -> Output:
         if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1 or facts.st_dev != os.fstat(directory).st_dev:
             raise Violation(Reason.OUTPUT_NOT_REGULAR, f"/out/{name} must be a regular file with one name")
         if facts.st_size > most:
-            raise Violation(Reason.OUTPUT_TOO_LARGE, f"/out/{name} has {facts.st_size:,} bytes; at most {most:,} are allowed")
+            raise Violation(
+                Reason.OUTPUT_TOO_LARGE, f"/out/{name} has {facts.st_size:,} bytes; at most {most:,} are allowed"
+            )
         copied = _copy(source, target, most)
     finally:
         os.close(source)

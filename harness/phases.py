@@ -68,7 +68,9 @@ def train_phase(rules: Rules, contestant: Contestant, inputs: Inputs, checkpoint
     )
 
 
-def quantize_phase(rules: Rules, contestant: Contestant, inputs: Inputs, train_clock_seconds: float, calibration_key: str) -> Phase:
+def quantize_phase(
+    rules: Rules, contestant: Contestant, inputs: Inputs, train_clock_seconds: float, calibration_key: str
+) -> Phase:
     """Quantize sees the checkpoint, nothing else, and must leave the artifact and its calibration tokens."""
     shared = rules.clock.quantize_shares_train
     return Phase(
@@ -82,7 +84,9 @@ def quantize_phase(rules: Rules, contestant: Contestant, inputs: Inputs, train_c
         gate=(inputs.checkpoint,),
         outputs={ARTIFACT: rules.limits.output_bytes, CALIBRATION: rules.limits.output_bytes},
         prepare_seconds=rules.prepare.quantize_seconds,
-        clock_seconds=max(0.0, rules.clock.train_seconds - train_clock_seconds) if shared else rules.clock.quantize_seconds,
+        clock_seconds=max(0.0, rules.clock.train_seconds - train_clock_seconds)
+        if shared
+        else rules.clock.quantize_seconds,
         parameters={
             "calibration_key": calibration_key,
             "size_limit": max(0, rules.size.artifact_and_code_bytes - contestant.code_bytes),
@@ -93,7 +97,8 @@ def quantize_phase(rules: Rules, contestant: Contestant, inputs: Inputs, train_c
 def eval_phase(rules: Rules, contestant: Contestant, inputs: Inputs) -> Phase:
     """Eval sees the artifact, its own files of the submission, and the scorer's socket; it must leave nothing."""
     files = [
-        Mount(source=contestant.directory / file.path, target=f"{SUBMISSION_TARGET}/{file.path}") for file in contestant.eval_files
+        Mount(source=contestant.directory / file.path, target=f"{SUBMISSION_TARGET}/{file.path}")
+        for file in contestant.eval_files
     ]
     return Phase(
         name="eval",

@@ -16,7 +16,12 @@ from harness.errors import Violation
 from harness.evidence.record import PhaseRecord, Record, Verdict
 
 LINE_SECONDS = 10.0  # between progress lines where there is no terminal
-COLOURS = {Verdict.PASS: "bold green", Verdict.FAIL: "bold red", Verdict.UNPROVEN: "bold yellow", Verdict.ERROR: "bold magenta"}
+COLOURS = {
+    Verdict.PASS: "bold green",
+    Verdict.FAIL: "bold red",
+    Verdict.UNPROVEN: "bold yellow",
+    Verdict.ERROR: "bold magenta",
+}
 
 
 class ConsoleObserver:
@@ -110,6 +115,8 @@ def print_record(record: Record, console: Console) -> None:
             f"t = {test.t:.2f}, df = {test.degrees_of_freedom:.2f}, p = {test.p_value:.3g}"
         )
     for reason in record.reasons:
-        where = ", ".join(part for part in (f"seed {reason.seed}" if reason.seed is not None else "", reason.phase or "") if part)
+        where = ", ".join(
+            part for part in (f"seed {reason.seed}" if reason.seed is not None else "", reason.phase or "") if part
+        )
         console.print(f"  {reason.code}{f' ({where})' if where else ''}: {escape(reason.text)}")
     console.print(f"[{COLOURS[record.verdict]}]{record.verdict}[/]")

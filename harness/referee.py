@@ -107,7 +107,9 @@ def run_record(request: RunRequest, observer: Observer) -> tuple[Record, Path]:
         (directory / INCOMPLETE).write_text("This run has not ended, or was cut off: it has no verdict.\n")
         contestant = load_contestant(request.submission, request.rules.rules.name, directory / "submission")
     except OSError as error:
-        raise InputError(f"cannot make the run directory {directory}: {error.strerror}; choose another with --out") from None
+        raise InputError(
+            f"cannot make the run directory {directory}: {error.strerror}; choose another with --out"
+        ) from None
     except InputError:
         shutil.rmtree(directory)
         raise
@@ -125,13 +127,17 @@ def load_dataset(directory: Path, rules: Rules, observer: Observer) -> Dataset:
     observer.note(f"data: checking {len(manifest.entries())} files of {directory}")
     files = verify(directory, manifest)
     if manifest.vocab_size != rules.data.vocab_size:
-        raise InputError(f"{directory}: its vocabulary has {manifest.vocab_size} tokens; rules {rules.name} want {rules.data.vocab_size}")
+        raise InputError(
+            f"{directory}: its vocabulary has {manifest.vocab_size} tokens; rules {rules.name} want {rules.data.vocab_size}"
+        )
     wanted = rules.data.tokenizer_sha256
     if wanted and manifest.tokenizer.sha256 != wanted:
         raise InputError(f"{directory}: its tokenizer is {manifest.tokenizer.sha256}; rules {rules.name} want {wanted}")
     val_tokens = sum(shard.tokens for shard in manifest.val)
     if rules.data.val_tokens not in (0, val_tokens):
-        raise InputError(f"{directory}: its val split has {val_tokens:,} tokens; rules {rules.name} want {rules.data.val_tokens:,}")
+        raise InputError(
+            f"{directory}: its val split has {val_tokens:,} tokens; rules {rules.name} want {rules.data.val_tokens:,}"
+        )
     by_role = {role: [facts.path for facts in files if facts.role == role] for role in ("tokenizer", "val")}
     val = np.concatenate([read_shard(path) for path in by_role["val"]])
     text_bytes = TokenBytes.from_tokenizer(by_role["tokenizer"][0]).count(val)
@@ -146,7 +152,13 @@ class _Run:
     """One run in progress."""
 
     def __init__(
-        self, request: RunRequest, dataset: Dataset, contestant: Contestant, directory: Path, run_id: str, observer: Observer
+        self,
+        request: RunRequest,
+        dataset: Dataset,
+        contestant: Contestant,
+        directory: Path,
+        run_id: str,
+        observer: Observer,
     ) -> None:
         self.request = request
         self.rules = request.rules.rules
@@ -158,7 +170,9 @@ class _Run:
         self.scratch = directory / "scratch"
         self.ledger = Ledger(directory / LEDGER)
         self.monitor: AccessMonitor | None = None
-        self.reasons = [ReasonEntry(kind="missing_witness", code="missing_witness", text=text) for text in request.missing_witnesses]
+        self.reasons = [
+            ReasonEntry(kind="missing_witness", code="missing_witness", text=text) for text in request.missing_witnesses
+        ]
         self.seeds: list[SeedRecord] = []
         self.significance: SignificanceRecord | None = None
 
@@ -209,7 +223,9 @@ class _Run:
     def violation(self, violation: Violation, seed: int | None = None, phase: str | None = None) -> None:
         """A broken rule: into the ledger and the record's reasons."""
         self.ledger.append("violation", code=violation.reason, text=violation.text, seed=seed, phase=phase)
-        self.reasons.append(ReasonEntry(kind="violation", code=violation.reason, text=violation.text, seed=seed, phase=phase))
+        self.reasons.append(
+            ReasonEntry(kind="violation", code=violation.reason, text=violation.text, seed=seed, phase=phase)
+        )
 
     def _referee_error(self, code: str, text: str) -> None:
         self.reasons.append(ReasonEntry(kind="referee_error", code=code, text=text))
@@ -228,7 +244,9 @@ class _Run:
         shards = {facts.sha256: facts.path.name for facts in self.dataset.files if facts.role != "tokenizer"}
         for file in self.contestant.files:
             if file.sha256 in shards:
-                raise Violation(Reason.SHARD_COPY, f"{file.path} of the submission is a copy of the shard {shards[file.sha256]}")
+                raise Violation(
+                    Reason.SHARD_COPY, f"{file.path} of the submission is a copy of the shard {shards[file.sha256]}"
+                )
         self.decoys = {kind: self._make_decoy(kind) for kind in ("train", "val", "checkpoint")}
         if self.request.monitored:
             self.monitor = AccessMonitor(self.run_id)
@@ -347,7 +365,9 @@ class _SeedRun:
                 self._run_phase(phase, scorer)
             finally:
                 nats = self.directory / "nats.f32"
-                write_atomically(nats, scorer.nats.astype("<f4").tobytes())  # also of a run that failed: NaN is what was not scored
+                write_atomically(
+                    nats, scorer.nats.astype("<f4").tobytes()
+                )  # also of a run that failed: NaN is what was not scored
                 self.numbers["nats_sha256"] = hashlib.sha256(nats.read_bytes()).hexdigest()
         total_nats = float(scorer.nats.sum(dtype=np.float64))
         self.numbers.update(
@@ -397,7 +417,9 @@ class _SeedRun:
             folder.mkdir(mode=0o755)
         spec = self._spec(phase, room)
         log = Log(self.directory / f"{phase.name}.log", self.rules.limits.log_bytes, run.observer)
-        clock = PhaseClock(phase.prepare_seconds, phase.clock_seconds, self.rules.clock.drain_seconds, run.monitor is not None)
+        clock = PhaseClock(
+            phase.prepare_seconds, phase.clock_seconds, self.rules.clock.drain_seconds, run.monitor is not None
+        )
         supervisor = Supervisor(
             seed=self.seed,
             phase=phase.name,

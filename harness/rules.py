@@ -134,9 +134,15 @@ def parse_toml(data: bytes, model: type[Model], path: Path) -> Model:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from None
     try:
-        return model.model_validate_json(json.dumps(tables, default=str))  # JSON mode: strict, yet a TOML array fits a tuple
+        return model.model_validate_json(
+            json.dumps(tables, default=str)
+        )  # JSON mode: strict, yet a TOML array fits a tuple
     except ValidationError as error:
-        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")  # a misspelt key is also a missing one
+        first = min(
+            error.errors(), key=lambda found: found["type"] != "extra_forbidden"
+        )  # a misspelt key is also a missing one
         key = ".".join(str(part) for part in first["loc"])
-        problem = {"extra_forbidden": "is not a known key", "missing": "is missing"}.get(first["type"], first["msg"].lower())
+        problem = {"extra_forbidden": "is not a known key", "missing": "is missing"}.get(
+            first["type"], first["msg"].lower()
+        )
         raise InputError(f"{path}: {key} {problem}" if key else f"{path}: {problem}") from None

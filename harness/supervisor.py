@@ -151,9 +151,15 @@ class Supervisor:
             if granted:
                 self.monitor.revoke(running.walls)
         if attempts:
-            self._note(Violation(Reason.NETWORK_ATTEMPT, f"{attempts} attempts to reach something outside the sandbox found no route"))
+            self._note(
+                Violation(
+                    Reason.NETWORK_ATTEMPT, f"{attempts} attempts to reach something outside the sandbox found no route"
+                )
+            )
         if self.clock.gate is None and not self.violations:
-            self._note(Violation(Reason.GATE_NEVER_OPENED, "it ended without opening its gated input, so its clock never ran"))
+            self._note(
+                Violation(Reason.GATE_NEVER_OPENED, "it ended without opening its gated input, so its clock never ran")
+            )
         record = self._record(sandbox.name, running.walls, attempts)
         self.observer.phase_finished(self.seed, self.phase, record, self.violations)
         return PhaseOutcome(record, self.violations, self._score())
@@ -171,7 +177,11 @@ class Supervisor:
         while clock.empty is None:
             now = time.monotonic()
             deadlines = [clock.next_deadline(), *([self.kill_at] if self.kill_at else [])]
-            wait = max(0.0, min(TICK_SECONDS, *(deadline - now for deadline in deadlines))) if not self.killed else TICK_SECONDS
+            wait = (
+                max(0.0, min(TICK_SECONDS, *(deadline - now for deadline in deadlines)))
+                if not self.killed
+                else TICK_SECONDS
+            )
             select.select([*sources, *([running.log_descriptor] if log_open else [])], [], [], wait)
             log_open = log_open and self.log.pump(running.log_descriptor)
             self._take_opens(running)
@@ -195,7 +205,10 @@ class Supervisor:
             if event.opener is Opener.OUTSIDER:
                 self.outsiders_denied += 1
             elif event.opener is Opener.UNKNOWN and not self.killed:
-                self._fail(running, Violation(Reason.UNATTRIBUTED_OPEN, "an open of a gated file could not be attributed to a process"))
+                self._fail(
+                    running,
+                    Violation(Reason.UNATTRIBUTED_OPEN, "an open of a gated file could not be attributed to a process"),
+                )
             elif event.opener is Opener.PHASE and event.allowed:
                 self.allowed_by_listener[event.listener] = self.allowed_by_listener.get(event.listener, 0) + 1
                 self.clock.open_gate(event.at)
@@ -227,7 +240,10 @@ class Supervisor:
                 continue
             self.exit_code = event.exit_code
             if event.exit_code != 0:
-                self._fail(running, Violation(Reason.EXIT_CODE, f"its command ended with exit code {event.exit_code} (see its log)"))
+                self._fail(
+                    running,
+                    Violation(Reason.EXIT_CODE, f"its command ended with exit code {event.exit_code} (see its log)"),
+                )
 
     def _check(self, running: RunningSandbox, now: float) -> None:
         """Act on what is due: limits, and a score that cannot be completed any more."""
@@ -289,5 +305,7 @@ class Supervisor:
             network_attempts=attempts,
             log_bytes=self.log.bytes,
             log_truncated=self.log.truncated,
-            sandbox=SandboxEvidence(backend=backend, uid=walls.uid, pid_namespace=walls.pid_namespace, mounts=walls.mounts),
+            sandbox=SandboxEvidence(
+                backend=backend, uid=walls.uid, pid_namespace=walls.pid_namespace, mounts=walls.mounts
+            ),
         )

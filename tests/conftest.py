@@ -88,8 +88,12 @@ def machine() -> list[doctor.Check]:
 
 def assemble(folder: Path, destination: Path) -> Path:
     """A submission made of tests/honest/minimal with the files of `folder` laid over it."""
-    shutil.copytree(TESTS / "honest" / "minimal", destination, ignore=shutil.ignore_patterns("expect.toml", "__pycache__"))
-    shutil.copytree(folder, destination, dirs_exist_ok=True, ignore=shutil.ignore_patterns("expect.toml", "__pycache__"))
+    shutil.copytree(
+        TESTS / "honest" / "minimal", destination, ignore=shutil.ignore_patterns("expect.toml", "__pycache__")
+    )
+    shutil.copytree(
+        folder, destination, dirs_exist_ok=True, ignore=shutil.ignore_patterns("expect.toml", "__pycache__")
+    )
     return destination
 
 

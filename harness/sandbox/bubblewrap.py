@@ -47,7 +47,9 @@ def find_bwrap() -> str:
     """Path of the bwrap program; raises EnvironmentMissing with the command that installs it."""
     path = shutil.which("bwrap")
     if path is None:
-        raise EnvironmentMissing("bubblewrap is not installed; `apt-get install bubblewrap` (or `make setup` as root) installs it")
+        raise EnvironmentMissing(
+            "bubblewrap is not installed; `apt-get install bubblewrap` (or `make setup` as root) installs it"
+        )
     return path
 
 
@@ -96,7 +98,14 @@ def bwrap_arguments(bwrap: str, spec: SandboxSpec) -> tuple[list[str | int], lis
     system, links = system_mounts()
     sources: list[str] = []
     arguments: list[str | int] = [bwrap]
-    arguments += ["--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup"]
+    arguments += [
+        "--unshare-user",
+        "--unshare-ipc",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-uts",
+        "--unshare-cgroup",
+    ]
     arguments += ["--disable-userns", "--uid", str(INSIDE_UID), "--gid", str(INSIDE_UID), "--cap-drop", "ALL"]
     arguments += ["--new-session", "--hostname", "sandbox", "--clearenv"]
     for name, value in {**environment(), **spec.environment}.items():
@@ -110,7 +119,17 @@ def bwrap_arguments(bwrap: str, spec: SandboxSpec) -> tuple[list[str | int], lis
         option = "--dev-bind" if mount.device else "--bind" if mount.writable else "--ro-bind"
         arguments += [option, len(sources), mount.target]
         sources.append(str(mount.source))
-    arguments += ["--dir", spec.working_directory, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", spec.working_directory, "--"]
+    arguments += [
+        "--dir",
+        spec.working_directory,
+        "--remount-ro",
+        "/dev",
+        "--remount-ro",
+        "/",
+        "--chdir",
+        spec.working_directory,
+        "--",
+    ]
     program = interpreter() if spec.command[0] == "python" else spec.command[0]
     return [*arguments, program, *spec.command[1:]], sources
 
@@ -228,7 +247,9 @@ class BubblewrapRun:
                 raise RefereeError(f"sandbox for {spec.label}: {message.get('text', message)}{self._log_excerpt()}")
             if time.monotonic() > deadline:
                 wrong = sorted(set(found.items()) ^ set(expected.items()))
-                raise RefereeError(f"sandbox for {spec.label}: its mount table is not the one asked for; differing: {wrong}")
+                raise RefereeError(
+                    f"sandbox for {spec.label}: its mount table is not the one asked for; differing: {wrong}"
+                )
         self.walls = Walls(
             init_pid=message["init_pid"],
             pid_namespace=message["pid_namespace"],
@@ -272,7 +293,9 @@ class BubblewrapRun:
         self._closed = True
         self.kill()
         if self._init_descriptor >= 0 and not select.select([self._init_descriptor], [], [], EMPTY_SECONDS)[0]:
-            raise RefereeError(f"sandbox with init {self.walls.init_pid} could not be killed; no further phase may start")
+            raise RefereeError(
+                f"sandbox with init {self.walls.init_pid} could not be killed; no further phase may start"
+            )
         self._control.close()  # the guard takes this as the order to leave
         self._guard.wait()
         for descriptor in (self._init_descriptor, self.log_descriptor, *self._counters):

@@ -39,7 +39,9 @@ def check(result: int, what: str) -> None:
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
     encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
-    check(libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]), f"mount {source} on {target}")
+    check(
+        libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]), f"mount {source} on {target}"
+    )
 
 
 def stage_sources(sources: list[str]) -> list[str]:
@@ -125,9 +127,7 @@ class Guard:
         self.init_descriptor = os.pidfd_open(init_pid)
         # These files belong to the network namespace and can still be read after its last process is gone.
         counters = [os.open(f"/proc/{init_pid}/net/{name}", os.O_RDONLY) for name in ("snmp", "snmp6")]
-        self.tell(
-            "built", [self.init_descriptor, *counters], init_pid=init_pid, pid_namespace=started["pid-namespace"]
-        )
+        self.tell("built", [self.init_descriptor, *counters], init_pid=init_pid, pid_namespace=started["pid-namespace"])
         self.watch(os.pidfd_open(self.bwrap_pid), block_write)
 
     def watch(self, bwrap_descriptor: int, block_write: int) -> None:

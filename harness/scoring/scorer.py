@@ -83,7 +83,9 @@ class Scorer:
     `stop()` ends a run that cannot finish (the sandbox is gone). `progress(done, total)` is called with counts of scored tokens.
     """
 
-    def __init__(self, tokens: np.ndarray, vocab_size: int, listener: socket.socket, progress: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, tokens: np.ndarray, vocab_size: int, listener: socket.socket, progress: Callable[[int, int], None]
+    ) -> None:
         self._tokens = tokens
         self._vocab_size = vocab_size
         self._listener = listener
@@ -123,7 +125,9 @@ class Scorer:
             self._await_readable([connection.fileno()])
             message = self._receive(connection)
             if message.pop("type", None) != "hello" or message.pop("version", None) != wire.VERSION:
-                raise Violation(Reason.SCORE_PROTOCOL, f"the model server's first message must be a hello of version {wire.VERSION}")
+                raise Violation(
+                    Reason.SCORE_PROTOCOL, f"the model server's first message must be a hello of version {wire.VERSION}"
+                )
             try:
                 hello = wire.Hello(**message)
             except (TypeError, wire.ProtocolError) as error:
@@ -136,9 +140,14 @@ class Scorer:
 
     def _check_hello(self, hello: wire.Hello, common: wire.Hello | None) -> None:
         if hello.vocab_size != self._vocab_size:
-            raise Violation(Reason.SCORE_PROTOCOL, f"hello: vocab_size is {hello.vocab_size}, the tokenizer's is {self._vocab_size}")
+            raise Violation(
+                Reason.SCORE_PROTOCOL, f"hello: vocab_size is {hello.vocab_size}, the tokenizer's is {self._vocab_size}"
+            )
         if hello.token_bytes + hello.logit_bytes > MAX_SEGMENT_BYTES or hello.world_size > MAX_RANKS:
-            raise Violation(Reason.SCORE_PROTOCOL, f"hello: asks for more than {MAX_SEGMENT_BYTES:,} shared bytes or {MAX_RANKS} ranks")
+            raise Violation(
+                Reason.SCORE_PROTOCOL,
+                f"hello: asks for more than {MAX_SEGMENT_BYTES:,} shared bytes or {MAX_RANKS} ranks",
+            )
         if common is not None and replace(hello, rank=0) != common:
             raise Violation(Reason.SCORE_PROTOCOL, "hello: the ranks do not declare the same things")
         if hello.rank in self._ranks:
@@ -205,7 +214,9 @@ class Scorer:
             raise Violation(Reason.SCORE_PROTOCOL, f"reply to request {sequence!r} where {expected} was due")
         scored = windows[0].scored
         shared = rank.hello.logit_view(rank.logits, slot, len(windows), scored)
-        logits = np.array(shared).reshape(-1, self._vocab_size)  # a copy: the model could go on writing to the shared one
+        logits = np.array(shared).reshape(
+            -1, self._vocab_size
+        )  # a copy: the model could go on writing to the shared one
         targets = np.concatenate([self._tokens[window.targets] for window in windows])
         nats = token_nats(logits, targets).reshape(len(windows), scored)
         for row, window in enumerate(windows):
@@ -229,7 +240,9 @@ class Scorer:
             raise self._incomplete("the model server ended")
 
     def _incomplete(self, what: str) -> Violation:
-        return Violation(Reason.SCORE_INCOMPLETE, f"{what} after {self._scored:,} of {len(self.nats):,} tokens were scored")
+        return Violation(
+            Reason.SCORE_INCOMPLETE, f"{what} after {self._scored:,} of {len(self.nats):,} tokens were scored"
+        )
 
     def _receive(self, connection: socket.socket) -> dict:
         try:

@@ -65,7 +65,9 @@ class Hello:
             if getattr(self, name) < 1:
                 raise ProtocolError(f"hello: {name} must be at least 1")
         if self.stride > self.window:
-            raise ProtocolError(f"hello: stride {self.stride} is longer than the window {self.window}: tokens would be skipped")
+            raise ProtocolError(
+                f"hello: stride {self.stride} is longer than the window {self.window}: tokens would be skipped"
+            )
         if self.rank >= self.world_size:
             raise ProtocolError(f"hello: rank {self.rank} is not below world_size {self.world_size}")
 
@@ -92,7 +94,9 @@ class Hello:
     def logit_view(self, buffer, slot: int, rows: int, scored: int) -> np.ndarray:
         """float32 [rows, scored, vocab_size]: the logits of `slot`, packed from the start of its part of the segment."""
         offset = slot * self.positions * self.vocab_size * LOGIT_DTYPE.itemsize
-        return np.frombuffer(buffer, LOGIT_DTYPE, rows * scored * self.vocab_size, offset).reshape(rows, scored, self.vocab_size)
+        return np.frombuffer(buffer, LOGIT_DTYPE, rows * scored * self.vocab_size, offset).reshape(
+            rows, scored, self.vocab_size
+        )
 
 
 def encode(message: dict) -> bytes:

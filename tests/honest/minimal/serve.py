@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+
 from harness.scoring import wire
 
 session = wire.Session(wire.Hello(vocab_size=320, window=64, stride=16, batch=8))

