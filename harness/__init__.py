@@ -7,8 +7,8 @@ gate         the inputs whose first open starts a phase's clock; the kernel asks
 clock        monotonic seconds from the gate to the empty sandbox, read by the harness alone (`clock.py`)
 preparation  what a phase does before its gate; it has a limit of its own
 sandbox      namespaces with nothing in them but the phase's inputs and /out (`sandbox/`)
-guard        the trusted process that starts a sandbox, sees it end, and kills it if the harness dies (`sandbox/guard.py`)
-listener     a trusted process that answers the kernel's questions about opens; there are two, and each can deny (`listener.py`)
+guard        trusted process that starts a sandbox, sees it end, kills it if the harness dies (`sandbox/guard.py`)
+listener     trusted process that answers the kernel about opens; there are two, each can deny (`listener.py`)
 decoy        a file without data at the place of an input that a phase may not see; opening it is a forbidden open
 opener       who tried to open a gated file: a phase's sandbox, the harness, another run, or an outsider (`policy.py`)
 checkpoint   what train leaves: declared tensors, rounded by the harness (`checkpoint.py`)

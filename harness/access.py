@@ -1,8 +1,7 @@
 """The access monitor as the referee sees it: two listener processes, the files they guard, and what they report.
 
-Why two: when a listener dies the kernel lets the opens through that wait for its answer. With two independent groups on every inode
-the survivor still decides (attack catalogue, X13).
-"""
+Why two: when a listener dies the kernel lets the opens through that wait for its answer. With two independent groups
+on every inode the survivor still decides (attack catalogue, X13)."""
 
 from __future__ import annotations
 
@@ -27,7 +26,9 @@ ANSWER_SECONDS = 10.0  # a listener answers in well under a millisecond
 
 @dataclass(frozen=True)
 class Open:
-    """One attempt to open a gated file, as one listener decided it. `at` is monotonic seconds, just before the kernel was answered."""
+    """One attempt to open a gated file, as one listener decided it. `at` is monotonic seconds, just before the kernel
+    was answered.
+    """
 
     listener: int
     at: float
@@ -45,7 +46,9 @@ def identity(path: Path) -> Identity:
 
 
 class AccessMonitor:
-    """Starts the listeners; raises RefereeError if they cannot listen. Needs CAP_SYS_ADMIN; `doctor` knows without trying."""
+    """Starts the listeners; raises RefereeError if they cannot listen. Needs CAP_SYS_ADMIN; `doctor` knows without
+    trying.
+    """
 
     def __init__(self, run_id: str) -> None:
         self._channels: list[socket.socket] = []
@@ -91,7 +94,9 @@ class AccessMonitor:
         return file
 
     def grant(self, label: str, walls: Walls, files: frozenset[Identity]) -> None:
-        """Let the sandbox behind `walls` open `files`; every other gated file stays denied to it, and is denied as this phase's doing."""
+        """Let the sandbox behind `walls` open `files`; every other gated file stays denied to it, and is denied as
+        this phase's doing.
+        """
         grant = Grant(walls.pid_namespace, label, files)
         self._registration.add(grant)
         self._order(
@@ -113,7 +118,9 @@ class AccessMonitor:
         return [channel.fileno() for channel in self._channels]
 
     def events(self) -> list[Open]:
-        """What the listeners have reported since the last call, in each listener's order. Raises RefereeError if one is lost."""
+        """What the listeners have reported since the last call, in each listener's order. Raises RefereeError if one
+        is lost.
+        """
         for number, channel in enumerate(self._channels):
             while select.select([channel], [], [], 0)[0]:
                 self._receive(number)

@@ -1,8 +1,8 @@
-"""The checkpoint as a typed input: what train left is read, compared with the declared schema, rounded, and written anew by the harness.
+"""The checkpoint as a typed input: what train left is read, compared with the declared schema, rounded, and written
+anew by the harness.
 
-Nothing crosses from train to quantize but the declared tensors: no metadata, no gaps, no second reading of the header, no low mantissa bits,
-no negative zeros. Nothing is ever unpickled.
-"""
+Nothing crosses from train to quantize but the declared tensors: no metadata, no gaps, no second reading of the header,
+no low mantissa bits, no negative zeros. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def most_bytes(schema: CheckpointSchema) -> int:
 
 
 def round_mantissa(bits: np.ndarray, dtype: str, mantissa_bits: int) -> np.ndarray:
-    """Floating point numbers, given and returned as their bit patterns (uint32 for F32, uint16 for F16 and BF16), rounded to nearest even
-    with `mantissa_bits` explicit bits of mantissa; negative zero becomes zero. Shape is kept.
+    """Floating point numbers, given and returned as their bit patterns (uint32 for F32, uint16 for F16 and BF16),
+    rounded to nearest even with `mantissa_bits` explicit bits of mantissa; negative zero becomes zero. Shape is kept.
 
-    Rounding the bit pattern as an integer rounds the number, because the patterns of one sign are ordered like their numbers.
-    """
+    Rounding the bit pattern as an integer rounds the number, because the patterns of one sign are ordered like their
+    numbers."""
     one = bits.dtype.type(1)
     dropped = max(0, _MANTISSA_BITS[dtype] - mantissa_bits)
     if dropped:
@@ -51,8 +51,8 @@ def _not_finite(bits: np.ndarray, dtype: str) -> bool:
 def canonical_checkpoint(received: Path, schema: CheckpointSchema, mantissa_bits: int) -> bytes:
     """The bytes of the one file that holds the received tensors as the rules want them.
 
-    Raises Violation (checkpoint_mismatch) with the first difference from the schema, or for a number that is not finite.
-    """
+    Raises Violation (checkpoint_mismatch) with the first difference from the schema, or for a number that is not
+    finite."""
     try:
         tensors = safetensors.deserialize(received.read_bytes())
     except safetensors.SafetensorError as error:

@@ -18,8 +18,8 @@ REPOSITORY_SUBMISSION = Path("submission")
 
 app = typer.Typer(
     name="harness",
-    help="Referee for the Parameter Golf contest: clocks, data access, size and score, measured from outside the submission.",
-    epilog="Exit codes: 0 PASS, 1 FAIL, 2 UNPROVEN, 3 ERROR (the harness failed), 64 usage, 65 bad input, 69 environment.",
+    help="Referee for the Parameter Golf contest: clocks, data access, size and score, measured from outside.",
+    epilog="Exit codes: 0 PASS, 1 FAIL, 2 UNPROVEN, 3 ERROR (the harness failed), 64 usage, 65 input, 69 environment.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -61,7 +61,7 @@ def demo(
     sandbox: SandboxOption = "auto",
     out: OutOption = Path("runs"),
 ) -> None:
-    """The contest on a laptop CPU: `record` with the demo rules, the demo data (made if it is not there) and one seed."""
+    """The contest on a laptop CPU: `record` with the demo rules, the demo data (made if need be) and one seed."""
     if data == DEMO_DATA:
         _make_demo_data(data)
     raise typer.Exit(_run("demo", submission, data, seeds, sandbox, out))
@@ -69,7 +69,10 @@ def demo(
 
 @app.command()
 def doctor(out: OutOption = Path("runs")) -> None:
-    """Check this machine: what is here, what is missing, and what that costs. Exit 0 if a PASS is possible, 2 if not, 69 if nothing runs."""
+    """Check this machine: what is missing, and what that costs.
+
+    Exit code 0 if a PASS is possible here, 2 if UNPROVEN is the best verdict, 69 if nothing can be run.
+    """
     found = checks.inspect(out)
     table = Table(show_header=False, box=None)
     for check in found:
@@ -84,7 +87,9 @@ def doctor(out: OutOption = Path("runs")) -> None:
 
 @data_app.command("demo")
 def data_demo(out: Annotated[Path, typer.Option("--out", help="Directory to make.")] = DEMO_DATA) -> None:
-    """Make the demo corpus from the documentation that this Python carries: no download, the same bytes for the same Python."""
+    """Make the demo corpus from the documentation that this Python carries: no download, the same bytes for the same
+    Python.
+    """
     _make_demo_data(out)
 
 

@@ -6,9 +6,8 @@ launched   the sandbox's command is about to be executed (stamped by the guard)
 gate       the first allowed open of a gated input (stamped by a listener before it lets the open go on)
 empty      the last process of the sandbox is gone (stamped by the guard)
 
-Where no listener can be had (not root) the gate is not seen; then the clock runs from launch, which can only be longer, and the verdict
-cannot be PASS.
-"""
+Where no listener can be had (not root) the gate is not seen; then the clock runs from launch, which can only be
+longer, and the verdict cannot be PASS."""
 
 from __future__ import annotations
 
@@ -19,7 +18,9 @@ from harness.errors import Reason, Violation
 
 @dataclass
 class PhaseClock:
-    """Limits in seconds; times in monotonic seconds. `drain_seconds`: how long other processes may outlive the command."""
+    """Limits in seconds; times in monotonic seconds. `drain_seconds`: how long other processes may outlive the
+    command.
+    """
 
     prepare_limit: float
     clock_limit: float

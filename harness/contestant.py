@@ -1,8 +1,7 @@
 """The contestant's folder: read, checked, copied and measured, never imported.
 
-The copy in the run directory is what the sandboxes see: plain files of the harness's own with fixed modes, so that nothing that the author
-does to the folder afterwards, and no link in it, matters.
-"""
+The copy in the run directory is what the sandboxes see: plain files of the harness's own with fixed modes, so that
+nothing that the author does to the folder afterwards, and no link in it, matters."""
 
 from __future__ import annotations
 
@@ -90,7 +89,8 @@ class Contestant:
 
     @property
     def code_bytes(self) -> int:
-        """Bytes that count as code: of every file eval can read its contents and its name, and the eval command line as JSON.
+        """Bytes that count as code: of every file eval can read its contents and its name, and the eval command line
+        as JSON.
 
         Leaves out what is the same for everybody: the system, Python and its packages, and the wire module.
         """

@@ -1,4 +1,6 @@
-"""The self-check that any host can run: what is here, what is missing, and what that costs. `record` and the tests use the same checks."""
+"""The self-check that any host can run: what is here, what is missing, and what that costs. `record` and the tests use
+the same checks.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,8 @@ def require_hardware(rules: Rules) -> None:
     fitting = [name for name in names if rules.hardware.gpu_name in name]
     if len(fitting) < rules.hardware.gpus:
         raise EnvironmentMissing(
-            f"rules {rules.name} need {rules.hardware.gpus}x {rules.hardware.gpu_name}; found {', '.join(names) or 'no GPU'}; "
+            f"rules {rules.name} need {rules.hardware.gpus}x {rules.hardware.gpu_name}; "
+            f"found {', '.join(names) or 'no GPU'}; "
             "`harness demo` runs on a CPU"
         )
 

@@ -21,7 +21,9 @@ class ExitCode(IntEnum):
 
 
 class Reason(StrEnum):
-    """Why a submission failed. The text after the colon in a record's `reasons` is for people; these codes are for programs."""
+    """Why a submission failed. The text after the colon in a record's `reasons` is for people; these codes are for
+    programs.
+    """
 
     PREPARE_OVER_LIMIT = "prepare_over_limit"
     CLOCK_OVER_LIMIT = "clock_over_limit"
@@ -60,7 +62,9 @@ class RefereeError(Exception):
 
 
 class InputError(Exception):
-    """Bad input from the user (rules, submission folder, data): exit code 65. One line: what is wrong, where, what to do."""
+    """Bad input from the user (rules, submission folder, data): exit code 65. One line: what is wrong, where, what to
+    do.
+    """
 
 
 class EnvironmentMissing(Exception):

@@ -27,7 +27,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class OpenRequest:
-    """A process waits in open() for an answer. `pidfd` is -1 if the kernel could not make one; both descriptors are ours to close."""
+    """A process waits in open() for an answer. `pidfd` is -1 if the kernel could not make one; both descriptors are
+    ours to close.
+    """
 
     file: Identity
     pid: int

@@ -1,8 +1,9 @@
 """A listener: the process that answers the kernel whenever something on the machine opens a gated file.
 
-The harness starts two; an open succeeds only if both allow it, so the loss of one opens nothing. A listener obeys the harness over a
-socket (SEQPACKET, JSON): "mark" files, "grant" a sandbox its inputs, "revoke", "sync". It reports every decision. When the harness
-disappears it forgets all grants and goes on denying until the sandboxes it knew are gone; only then do its marks vanish.
+The harness starts two; an open succeeds only if both allow it, so the loss of one opens nothing. A listener obeys the
+harness over a socket (SEQPACKET, JSON): "mark" files, "grant" a sandbox its inputs, "revoke", "sync". It reports every
+decision. When the harness disappears it forgets all grants and goes on denying until the sandboxes it knew are gone;
+only then do its marks vanish.
 
 Standard library only, so that it starts in milliseconds: `python -m harness.listener DESCRIPTOR HARNESS_PID REGISTRY`.
 """
@@ -32,8 +33,8 @@ ORPHAN_SECONDS = (
 def pid_namespace_of(request: OpenRequest) -> int | None:
     """Inode of the pid namespace of the waiting process, or None if it cannot be told for certain.
 
-    The process sleeps in open(), so /proc speaks of it and of no other; a process killed meanwhile is found out by its pidfd.
-    """
+    The process sleeps in open(), so /proc speaks of it and of no other; a process killed meanwhile is found out by its
+    pidfd."""
     try:
         inode = os.stat(f"/proc/{request.pid}/ns/pid").st_ino
     except OSError:
@@ -51,8 +52,8 @@ class Listener:
         self.group = PermissionGroup()
         self.sandboxes: dict[int, int] = {}  # pid namespace -> process id of its init
         self.orphaned_at: float | None = None
-        # Reports wait here when the harness is slow to read them, so that answering the kernel never waits for the harness,
-        # which may itself be waiting in an open() of its own.
+        # Reports wait here when the harness is slow to read them, so that answering the kernel never waits for the
+        # harness, which may itself be waiting in an open() of its own.
         self.reports: deque[bytes] = deque()
 
     def run(self) -> None:

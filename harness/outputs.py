@@ -1,8 +1,9 @@
-"""What a phase left in /out, taken over after its last process is gone: copied into files of the harness's own, then hashed.
+"""What a phase left in /out, taken over after its last process is gone: copied into files of the harness's own, then
+hashed.
 
-Only declared names, only regular files, only contents: names, times, modes, attributes and links of the originals go no further. Nothing is
-followed, nothing is read beyond its limit, and the listing stops at the first surprise, so a hostile /out costs little time.
-"""
+Only declared names, only regular files, only contents: names, times, modes, attributes and links of the originals go
+no further. Nothing is followed, nothing is read beyond its limit, and the listing stops at the first surprise, so a
+hostile /out costs little time."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ class Output:
 def collect(out: Path, declared: Mapping[str, int], destination: Path) -> dict[str, Output]:
     """Take the `declared` files (name -> most bytes) from the directory `out` over into `destination`.
 
-    Raises Violation if one is missing, is not a regular file, is larger than declared, or if anything else lies there. The sandbox must be
-    empty; if a violation is raised the files copied before it stay in `destination`, as evidence.
+    Raises Violation if one is missing, is not a regular file, is larger than declared, or if anything else lies there.
+    The sandbox must be empty; if a violation is raised the files copied before it stay in `destination`, as evidence.
     """
     directory = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -72,7 +73,9 @@ def _take_over(directory: int, name: str, most: int, target: Path) -> Output:
 
 
 def _copy(source: int, target: Path, most: int) -> int:
-    """Copy at most `most` bytes into a new file; returns how many. The target appears under its name only when it is complete."""
+    """Copy at most `most` bytes into a new file; returns how many. The target appears under its name only when it is
+    complete.
+    """
     partial = target.with_name(target.name + ".partial")
     copied = 0
     with partial.open("xb") as file:

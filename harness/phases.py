@@ -1,8 +1,8 @@
 """What each phase may see, must leave, and has time for. Data only: nothing here starts or opens anything.
 
-A phase's inputs are mounted at fixed places under /in. The gated ones (`gate`) start its clock at their first open. Where another phase has an
-input that this one may not see, lies a decoy: a file without data whose opening the kernel reports like any forbidden open.
-"""
+A phase's inputs are mounted at fixed places under /in. The gated ones (`gate`) start its clock at their first open.
+Where another phase has an input that this one may not see, lies a decoy: a file without data whose opening the kernel
+reports like any forbidden open."""
 
 from __future__ import annotations
 
@@ -39,9 +39,8 @@ class Inputs:
 class Phase:
     """One phase of one seed's run.
 
-    mounts: all that it sees besides the system, its parameters and /out. gate: the host paths among them whose first open starts the clock.
-    outputs: file name -> most bytes. Seconds are limits.
-    """
+    mounts: all that it sees besides the system, its parameters and /out. gate: the host paths among them whose first
+    open starts the clock. outputs: file name -> most bytes. Seconds are limits."""
 
     name: str
     command: tuple[str, ...]

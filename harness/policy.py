@@ -1,4 +1,6 @@
-"""Who may open which gated file: pure functions over data. The kernel is in `fanotify.py`, the processes in `listener.py`."""
+"""Who may open which gated file: pure functions over data. The kernel is in `fanotify.py`, the processes in
+`listener.py`.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class Grant:
 
 @dataclass(frozen=True)
 class Rights:
-    """Everything a decision rests on. `grants` are this run's, `others` what the other runs on the machine have registered."""
+    """Everything a decision rests on. `grants` are this run's, `others` what the other runs on the machine have
+    registered.
+    """
 
     harness_pid: int
     grants: tuple[Grant, ...] = ()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
-from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
@@ -111,8 +111,9 @@ def print_record(record: Record, console: Console) -> None:
             )
     if (test := record.significance) is not None:
         console.print(
-            f"  against {test.baseline_name}: {test.improvement_nats:+.5f} nats; for more than {test.minimum_improvement_nats:g} nats "
-            f"t = {test.t:.2f}, df = {test.degrees_of_freedom:.2f}, p = {test.p_value:.3g}"
+            f"  against {test.baseline_name}: {test.improvement_nats:+.5f} nats; "
+            f"for more than {test.minimum_improvement_nats:g} nats t = {test.t:.2f}, "
+            f"df = {test.degrees_of_freedom:.2f}, p = {test.p_value:.3g}"
         )
     for reason in record.reasons:
         where = ", ".join(

@@ -1,7 +1,8 @@
-"""A run, from the rules to the record: data and submission are fixed, each seed goes through its three phases, the verdict follows.
+"""A run, from the rules to the record: data and submission are fixed, each seed goes through its three phases, the
+verdict follows.
 
-Start reading at `run_record`. What a phase may see is in `phases.py`; where its clock starts and stops, in `supervisor.py`.
-"""
+Start reading at `run_record`. What a phase may see is in `phases.py`; where its clock starts and stops, in
+`supervisor.py`."""
 
 from __future__ import annotations
 
@@ -66,7 +67,9 @@ LEDGER = "ledger.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """What the user asked for, and what the machine offers. `missing_witnesses`: why a PASS is impossible here, if it is."""
+    """What the user asked for, and what the machine offers. `missing_witnesses`: why a PASS is impossible here, if it
+    is.
+    """
 
     rules: LoadedRules
     submission: Path
@@ -81,7 +84,9 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The data of a run, verified. val: uint16 [N], the whole val stream; text_bytes: UTF-8 bytes of what is scored of it."""
+    """The data of a run, verified. val: uint16 [N], the whole val stream; text_bytes: UTF-8 bytes of what is scored of
+    it.
+    """
 
     manifest: Manifest
     files: tuple[FileFacts, ...]
@@ -95,9 +100,8 @@ class Dataset:
 def run_record(request: RunRequest, observer: Observer) -> tuple[Record, Path]:
     """Run every seed and write the run directory; returns the record and the directory.
 
-    Raises InputError, with nothing left behind, if rules, submission and data do not fit together. From then on whatever happens ends in a
-    record: a fault of the harness, or Ctrl-C, in one whose verdict is ERROR.
-    """
+    Raises InputError, with nothing left behind, if rules, submission and data do not fit together. From then on
+    whatever happens ends in a record: a fault of the harness, or Ctrl-C, in one whose verdict is ERROR."""
     dataset = load_dataset(request.data, request.rules.rules, observer)
     started = datetime.now(UTC)
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
@@ -122,13 +126,16 @@ def run_record(request: RunRequest, observer: Observer) -> tuple[Record, Path]:
 
 
 def load_dataset(directory: Path, rules: Rules, observer: Observer) -> Dataset:
-    """Read and verify the data; raises InputError if a file is not what the manifest says or the data is not what the rules want."""
+    """Read and verify the data; raises InputError if a file is not what the manifest says or the data is not what the
+    rules want.
+    """
     manifest = Manifest.load(directory)
     observer.note(f"data: checking {len(manifest.entries())} files of {directory}")
     files = verify(directory, manifest)
     if manifest.vocab_size != rules.data.vocab_size:
         raise InputError(
-            f"{directory}: its vocabulary has {manifest.vocab_size} tokens; rules {rules.name} want {rules.data.vocab_size}"
+            f"{directory}: its vocabulary has {manifest.vocab_size} tokens; rules {rules.name} want "
+            f"{rules.data.vocab_size}"
         )
     wanted = rules.data.tokenizer_sha256
     if wanted and manifest.tokenizer.sha256 != wanted:
@@ -143,7 +150,8 @@ def load_dataset(directory: Path, rules: Rules, observer: Observer) -> Dataset:
     text_bytes = TokenBytes.from_tokenizer(by_role["tokenizer"][0]).count(val)
     if text_bytes != manifest.text.val.bytes:
         raise InputError(
-            f"{directory}: the tokens of the val split stand for {text_bytes:,} bytes of text, its manifest says {manifest.text.val.bytes:,}"
+            f"{directory}: the tokens of the val split stand for {text_bytes:,} bytes of text, "
+            f"its manifest says {manifest.text.val.bytes:,}"
         )
     return Dataset(manifest, files, val, text_bytes)
 
@@ -177,7 +185,9 @@ class _Run:
         self.significance: SignificanceRecord | None = None
 
     def go(self) -> None:
-        """Run every seed. A fault of the harness is caught here and becomes a reason; Ctrl-C is recorded and passed on."""
+        """Run every seed. A fault of the harness is caught here and becomes a reason; Ctrl-C is recorded and passed
+        on.
+        """
         try:
             self._prepare()
             for seed in self.request.seeds:
@@ -276,7 +286,8 @@ class _Run:
             if not self.significance.p_value < rule.p_value:
                 text = (
                     f"improves on {rule.baseline_name} by {self.significance.improvement_nats:.5f} nats; more than "
-                    f"{rule.minimum_improvement_nats:g} would have p = {self.significance.p_value:.3g}, wanted is p < {rule.p_value:g}"
+                    f"{rule.minimum_improvement_nats:g} would have p = {self.significance.p_value:.3g}, "
+                    f"wanted is p < {rule.p_value:g}"
                 )
                 self.violation(Violation(Reason.BASELINE_NOT_BEATEN, text))
 
@@ -380,14 +391,18 @@ class _SeedRun:
         self.run.ledger.append("score", seed=self.seed, **self.numbers)
 
     def _calibration_key(self) -> str:
-        """The key of the calibration's noise: fixed by the checkpoint and the ledger so far, so it cannot be chosen or known before."""
+        """The key of the calibration's noise: fixed by the checkpoint and the ledger so far, so it cannot be chosen or
+        known before.
+        """
         material = f"calibration {self.outputs[CHECKPOINT].sha256} {self.run.ledger.head}"
         key = hashlib.sha256(material.encode()).hexdigest()
         self.run.ledger.append("calibration_key", seed=self.seed, key=key)
         return key
 
     def _listen(self, listener: socket.socket) -> Path:
-        """Bind the scorer's socket in the scratch directory, by way of its descriptor because socket paths may have 107 bytes at most."""
+        """Bind the scorer's socket in the scratch directory, by way of its descriptor because socket paths may have
+        107 bytes at most.
+        """
         directory = os.open(self.run.scratch, os.O_PATH | os.O_DIRECTORY)
         name = f"scorer-{self.seed}.sock"
         try:

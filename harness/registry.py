@@ -1,8 +1,8 @@
 """What runs on one machine tell each other, so that two at once do not take each other for outsiders.
 
-Every run marks the shards it uses, and a mark asks about every process of the machine. A run therefore registers its harness process and
-its sandboxes' rights in a directory that only root can write; the listeners of other runs look there before they deny.
-"""
+Every run marks the shards it uses, and a mark asks about every process of the machine. A run therefore registers its
+harness process and its sandboxes' rights in a directory that only root can write; the listeners of other runs look
+there before they deny."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ DIRECTORY = Path("/run/parameter-golf-harness")
 
 
 def start_time(pid: int) -> int | None:
-    """When process `pid` started, in clock ticks since boot; with the pid it names a process for good. None if there is none."""
+    """When process `pid` started, in clock ticks since boot; with the pid it names a process for good. None if there
+    is none.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

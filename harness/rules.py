@@ -1,7 +1,7 @@
 """Rules as data: one TOML file per contest, read into frozen models. A wrong or unknown key is an error that names it.
 
-The meaning of every key, and what it leaves out, is in docs/rules.md; the values are in `rules/*.toml` and nowhere else.
-"""
+The meaning of every key, and what it leaves out, is in docs/rules.md; the values are in `rules/*.toml` and nowhere
+else."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class LoadedRules:
 
 
 def load_rules(name_or_path: str) -> LoadedRules:
-    """Rules by name ("demo", "record") or from a TOML file. Raises InputError naming the file and the first wrong key."""
+    """Rules by name ("demo", "record") or from a TOML file. Raises InputError naming file and wrong key."""
     path = Path(name_or_path)
     if path.suffix != ".toml":
         path = DIRECTORY / f"{name_or_path}.toml"

@@ -9,8 +9,9 @@ from harness.rules import Significance
 
 
 def compare(val_losses: Sequence[float], rule: Significance) -> SignificanceRecord:
-    """Test whether the mean of `val_losses` (nats per token, one per seed, at least two) lies more than `rule.minimum_improvement_nats` below the
-    baseline's: the null hypothesis is an improvement of exactly that much."""
+    """Test whether the mean of `val_losses` (nats per token, one per seed, at least two) lies more than
+    `rule.minimum_improvement_nats` below the baseline's: the null hypothesis is an improvement of exactly that
+    much."""
     from scipy import stats  # takes a second to import, and most runs have no baseline
 
     shifted = [loss - rule.minimum_improvement_nats for loss in rule.baseline_val_loss]

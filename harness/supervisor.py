@@ -1,8 +1,8 @@
-"""One phase, watched from launch to the empty sandbox: where clocks start and stop, and where a broken rule ends a phase.
+"""One phase, watched from launch to the empty sandbox: where clocks start and stop, and where a broken rule ends a
+phase.
 
-The loop below is the only place where the events of the kernel, the guard, the scorer and the wall clock meet. It runs in the harness's main
-thread and does nothing that waits.
-"""
+The loop below is the only place where the events of the kernel, the guard, the scorer and the wall clock meet. It runs
+in the harness's main thread and does nothing that waits."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ class ScorerThread(threading.Thread):
 
 
 class Log:
-    """What the sandbox prints, kept in a file up to a limit and read to the end whatever its length, so that nothing inside ever blocks."""
+    """What the sandbox prints, kept in a file up to a limit and read to the end whatever its length, so that nothing
+    inside ever blocks.
+    """
 
     def __init__(self, path: Path, most: int, observer: Observer) -> None:
         self._file = path.open("xb")
@@ -94,7 +96,9 @@ class Log:
 
 @dataclass(frozen=True)
 class PhaseOutcome:
-    """What became of a phase: its record, the rules it broke (in the order they were noticed), and the score if it was eval's to give."""
+    """What became of a phase: its record, the rules it broke (in the order they were noticed), and the score if it was
+    eval's to give.
+    """
 
     record: PhaseRecord
     violations: list[Violation]
@@ -102,7 +106,9 @@ class PhaseOutcome:
 
 
 class Supervisor:
-    """Watches one phase. `gate`: identities of the inputs it may open; `monitor` is None where the kernel cannot be asked."""
+    """Watches one phase. `gate`: identities of the inputs it may open; `monitor` is None where the kernel cannot be
+    asked.
+    """
 
     def __init__(
         self,
@@ -133,7 +139,7 @@ class Supervisor:
         self.killed = False
 
     def run(self, sandbox: Sandbox, spec: SandboxSpec) -> PhaseOutcome:
-        """Start the sandbox, see it through, and return when it is empty. Raises RefereeError if a trusted part fails."""
+        """Start the sandbox, see it through, return when it is empty. Raises RefereeError if a trusted part fails."""
         running = sandbox.start(spec)
         granted = False
         try:

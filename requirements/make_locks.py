@@ -28,7 +28,8 @@ def main() -> None:
         if CUDA_ONLY.match(entry):
             continue
         if entry.startswith("torch=="):
-            entry = " \\\n    ".join([entry.split(" ")[0], *(f"--hash=sha256:{h}" for h in cpu_hashes)])
+            # The local version label makes pip say at once that it cannot find it, instead of fetching the CUDA build.
+            entry = " \\\n    ".join([entry.split(" ")[0] + "+cpu", *(f"--hash=sha256:{h}" for h in cpu_hashes)])
         kept.append(entry)
     (HERE / "cpu.lock").write_text("\n".join(kept) + "\n")
 

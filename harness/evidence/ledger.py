@@ -1,8 +1,8 @@
-"""The ledger: one JSON line per event of a run, each naming the sha256 of the line before it, each on disk before the run goes on.
+"""The ledger: one JSON line per event of a run, each naming the sha256 of the line before it, each on disk before the
+run goes on.
 
-Dropping, changing or reordering a line breaks the chain from there on. What the chain cannot show alone is a ledger rewritten as a whole
-or cut short at the end; record.json therefore holds the last line's hash.
-"""
+Dropping, changing or reordering a line breaks the chain from there on. What the chain cannot show alone is a ledger
+rewritten as a whole or cut short at the end; record.json therefore holds the last line's hash."""
 
 from __future__ import annotations
 

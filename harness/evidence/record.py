@@ -1,4 +1,6 @@
-"""record.json: the verdict and every number behind it. docs/evidence.md explains each key; its JSON schema is made from these models."""
+"""record.json: the verdict and every number behind it. docs/evidence.md explains each key; its JSON schema is made
+from these models.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class Part(BaseModel):
 
 
 class ReasonEntry(Part):
-    """Why the verdict is not PASS. `code` is for programs; `text` for people; `seed` and `phase` say where, null for the run as a whole."""
+    """Why the verdict is not PASS. `code` is for programs; `text` for people; `seed` and `phase` say where, null for
+    the run as a whole.
+    """
 
     kind: Literal["violation", "missing_witness", "referee_error"]
     code: str
@@ -35,7 +39,9 @@ class ReasonEntry(Part):
 
 
 class DeniedOpen(Part):
-    """An open that the kernel refused. `file` is the harness's name for the inode, never the path that the opener used."""
+    """An open that the kernel refused. `file` is the harness's name for the inode, never the path that the opener
+    used.
+    """
 
     file: str
     device: int
@@ -45,7 +51,9 @@ class DeniedOpen(Part):
 
 
 class SandboxEvidence(Part):
-    """What the harness read from the kernel before the phase's first instruction: host uid, pid namespace, mount table (path, ro or rw)."""
+    """What the harness read from the kernel before the phase's first instruction: host uid, pid namespace, mount table
+    (path, ro or rw).
+    """
 
     backend: str
     uid: int
@@ -56,11 +64,11 @@ class SandboxEvidence(Part):
 class PhaseRecord(Part):
     """One phase. Seconds are of the harness's monotonic clock.
 
-    prepare_seconds: launch to gate; leaves out building the sandbox. clock_seconds: gate to the last process gone; leaves out copying and
-    hashing the outputs. gate_seen: false where no listener watched and the clock ran from launch. opens_allowed: opens of this phase's gated
-    inputs. outsider_opens_denied: opens by other processes of the machine meanwhile. exit_code: of the phase's command, 128 + signal if it
-    was killed, null if it never ended by itself or never ran.
-    """
+    prepare_seconds: launch to gate; leaves out building the sandbox. clock_seconds: gate to the last process gone;
+    leaves out copying and hashing the outputs. gate_seen: false where no listener watched and the clock ran from
+    launch. opens_allowed: opens of this phase's gated inputs. outsider_opens_denied: opens by other processes of the
+    machine meanwhile. exit_code: of the phase's command, 128 + signal if it was killed, null if it never ended by
+    itself or never ran."""
 
     prepare_seconds: float
     prepare_limit_seconds: float
@@ -85,9 +93,9 @@ class OutputRecord(Part):
 class SeedRecord(Part):
     """One run of the three phases. Sizes and scores are null where the run did not get that far.
 
-    code_bytes: docs/rules.md says what counts. val_loss: mean nats per scored token; val_bpb: bits per UTF-8 byte of the scored text; tokens, bytes:
-    of that text. unigram_bpb: what the best possible unigram model of the same tokens would score.
-    """
+    code_bytes: docs/rules.md says what counts. val_loss: mean nats per scored token; val_bpb: bits per UTF-8 byte of
+    the scored text; tokens, bytes: of that text. unigram_bpb: what the best possible unigram model of the same tokens
+    would score."""
 
     seed: int
     phases: dict[Literal["train", "quantize", "eval"], PhaseRecord]
@@ -149,8 +157,8 @@ class Record(Part):
 
 
 def judge(reasons: Sequence[ReasonEntry]) -> Verdict:
-    """The verdict that follows from the reasons. A broken rule outweighs a missing witness; a fault of the referee outweighs both, because
-    then nothing that was seen can be relied on."""
+    """The verdict that follows from the reasons. A broken rule outweighs a missing witness; a fault of the referee
+    outweighs both, because then nothing that was seen can be relied on."""
     kinds = {reason.kind for reason in reasons}
     if "referee_error" in kinds:
         return Verdict.ERROR

@@ -1,7 +1,7 @@
 """What every sandbox back-end promises, as data and a protocol. Back-ends: `bubblewrap` here; Docker will be a peer.
 
-A phase is data: a `SandboxSpec` says what is mounted where, what runs, and within which limits. A back-end turns it into a
-`RunningSandbox`, whose life is told by three events, stamped on the harness's monotonic clock:
+A phase is data: a `SandboxSpec` says what is mounted where, what runs, and within which limits. A back-end turns it
+into a `RunningSandbox`, whose life is told by three events, stamped on the harness's monotonic clock:
 
     launched   the walls stand, their mount table has been checked, and the command is about to be executed
     exited     the command itself has ended (others of its processes may still run)
@@ -18,7 +18,9 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class Mount:
-    """One path that the sandbox sees. `source` is a file or directory of the host, `target` an absolute path in the sandbox."""
+    """One path that the sandbox sees. `source` is a file or directory of the host, `target` an absolute path in the
+    sandbox.
+    """
 
     source: Path
     target: str
@@ -53,9 +55,9 @@ class SandboxSpec:
 class Walls:
     """What the harness read from the kernel about a sandbox before its command was executed. Part of the evidence.
 
-    init_pid: process id (harness's view) of the sandbox's init. pid_namespace: inode of its pid namespace, the id by which opens are
-    attributed. uid: host uid of its processes. mounts: (target, "ro" or "rw") for each mount in its table.
-    """
+    init_pid: process id (harness's view) of the sandbox's init. pid_namespace: inode of its pid namespace, the id by
+    which opens are attributed. uid: host uid of its processes. mounts: (target, "ro" or "rw") for each mount in its
+    table."""
 
     init_pid: int
     pid_namespace: int
@@ -65,7 +67,9 @@ class Walls:
 
 @dataclass(frozen=True)
 class SandboxEvent:
-    """`kind` is "exited" or "empty"; `at` is monotonic seconds; `exit_code` (128 + signal if killed) only with "exited"."""
+    """`kind` is "exited" or "empty"; `at` is monotonic seconds; `exit_code` (128 + signal if killed) only with
+    "exited".
+    """
 
     kind: str
     at: float
@@ -91,7 +95,9 @@ class RunningSandbox(Protocol):
         """Kill every process in the sandbox at once; the "empty" event follows."""
 
     def network_attempts(self) -> int:
-        """Packets or connections that found no route out of the sandbox, counted by the kernel of its network namespace."""
+        """Packets or connections that found no route out of the sandbox, counted by the kernel of its network
+        namespace.
+        """
 
     def close(self) -> None:
         """Kill whatever is left and release everything. Safe to call twice."""

@@ -1,12 +1,14 @@
-"""The bubblewrap back-end: namespaces with nothing in them but what the spec mounts. See `guard.py` for who starts what.
+"""The bubblewrap back-end: namespaces with nothing in them but what the spec mounts. See `guard.py` for who starts
+what.
 
-Inside: read-only /usr and Python, an /etc of four files, /proc of its own, five harmless devices, private /tmp and /dev/shm, no network
-but a loopback of its own, no capabilities, no further user namespaces, a fixed environment. As root every sandbox runs under a host
-uid of its own that no other process has; otherwise under the user's own (docs/threat-model.md says what that costs).
-"""
+Inside: read-only /usr and Python, an /etc of four files, /proc of its own, five harmless devices, private /tmp and
+/dev/shm, no network but a loopback of its own, no capabilities, no further user namespaces, a fixed environment. As
+root every sandbox runs under a host uid of its own that no other process has; otherwise under the user's own
+(docs/threat-model.md says what that costs)."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -94,7 +96,9 @@ def environment() -> dict[str, str]:
 
 
 def bwrap_arguments(bwrap: str, spec: SandboxSpec) -> tuple[list[str | int], list[str]]:
-    """bwrap's command line for `spec`. An integer stands for the source of that number, which the guard may have to move first."""
+    """bwrap's command line for `spec`. An integer stands for the source of that number, which the guard may have to
+    move first.
+    """
     system, links = system_mounts()
     sources: list[str] = []
     arguments: list[str | int] = [bwrap]
@@ -234,7 +238,7 @@ class BubblewrapRun:
         return self._control.fileno()
 
     def build(self, spec: SandboxSpec, uid: int | None) -> None:
-        """Wait until the walls stand and compare the kernel's mount table with the one asked for; raises RefereeError."""
+        """Wait until the walls stand and compare the mount table with the one asked for; raises RefereeError."""
         deadline = time.monotonic() + BUILD_SECONDS
         message, descriptors = self._receive(deadline)
         if message["event"] != "built":
@@ -275,10 +279,8 @@ class BubblewrapRun:
 
     def kill(self) -> None:
         if self._init_descriptor >= 0 and not self._empty:
-            try:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
                 signal.pidfd_send_signal(self._init_descriptor, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it has just ended by itself
 
     def network_attempts(self) -> int:
         attempts = 0

@@ -1,8 +1,8 @@
-"""The guard: the trusted process between the harness and one bubblewrap sandbox. Standard library only; run as a script.
+"""The guard: the trusted process between the harness and one bubblewrap sandbox. A script; standard library only.
 
 Its life:
-1. read the plan (JSON on stdin, see `bubblewrap.py`); as root, enter a mount namespace of its own and bind every source under
-   one directory, so that an unprivileged uid can reach sources that lie in private places, and nothing shows on the host
+1. read the plan (JSON on stdin, see `bubblewrap.py`); as root, enter a mount namespace of its own and bind every source
+   under one directory, so that an unprivileged uid can reach what lies in private places; nothing shows on the host
 2. fork; the child drops to the phase's uid, sets limits and executes bwrap, which builds the walls and then waits
 3. hand the harness the pid file descriptor of the sandbox's init and the network counters; wait for its word to launch
 4. tell it when the command has exited and when init, and with it the whole pid namespace, is gone
@@ -13,6 +13,7 @@ The guard is the subreaper of all that, so init's pid cannot be reused before th
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -45,7 +46,9 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str | No
 
 
 def stage_sources(sources: list[str]) -> list[str]:
-    """Bind `sources` (host paths) under STAGE in a private mount namespace; returns the path of each there. Needs root."""
+    """Bind `sources` (host paths) under STAGE in a private mount namespace; returns the path of each there. Needs
+    root.
+    """
     check(libc.unshare(CLONE_NEWNS), "unshare the mount namespace")
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     opened = [os.open(source, os.O_PATH) for source in sources]  # before the tmpfs may cover them
@@ -176,12 +179,10 @@ class Guard:
             self.tell("failed", at=at, text="bwrap could not build the sandbox; its message is in the log")
 
     def kill(self) -> None:
-        """Kill init, and so by the kernel's rule every process of its pid namespace, before this returns or soon after."""
+        """Kill init, and with it, by the kernel's rule, every process of its pid namespace."""
         if self.init_descriptor >= 0:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.init_descriptor, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         elif self.bwrap_pid:
             os.kill(self.bwrap_pid, signal.SIGKILL)
 

@@ -1,8 +1,8 @@
 """Bytes of text behind tokens, and bits per byte.
 
-BPB = nats / ln 2 / UTF-8 bytes of the scored text. The bytes of a token come from the tokenizer model alone, never from the submission: the UTF-8
-bytes of its piece without the leading U+2581, one more for that leading space unless the token before it is a boundary token (control,
-unknown or unused), one for a byte piece, none for a boundary token.
+BPB = nats / ln 2 / UTF-8 bytes of the scored text. The bytes of a token come from the tokenizer model alone, never
+from the submission: the UTF-8 bytes of its piece without the leading U+2581, one more for that leading space unless
+the token before it is a boundary token (control, unknown or unused), one for a byte piece, none for a boundary token.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SPACE = "\u2581"
 
 @dataclass(frozen=True)
 class TokenBytes:
-    """Per token of the vocabulary, arrays of shape [vocab_size]: bytes without the leading space (int64), whether there is such a space (bool),
-    whether the token is a boundary (bool)."""
+    """Per token of the vocabulary, arrays of shape [vocab_size]: bytes without the leading space (int64), whether
+    there is such a space (bool), whether the token is a boundary (bool)."""
 
     bytes: np.ndarray
     leading_space: np.ndarray
@@ -66,7 +66,9 @@ def bits_per_byte(nats: float, text_bytes: int) -> float:
 
 
 def unigram_nats(tokens: np.ndarray) -> float:
-    """Nats that the best possible unigram model spends on tokens[1:]: one that knows their exact frequencies beforehand."""
+    """Nats that the best possible unigram model spends on tokens[1:]: one that knows their exact frequencies
+    beforehand.
+    """
     counts = np.bincount(tokens[1:]).astype(np.float64)
     counts = counts[counts > 0]
     return float(-(counts * np.log(counts / counts.sum())).sum())

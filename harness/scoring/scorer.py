@@ -1,8 +1,9 @@
-"""The scorer: sends windows to the model server, turns its logits into nats per token, and never believes anything else.
+"""The scorer: sends windows to the model server, turns its logits into nats per token, and never believes anything
+else.
 
-It runs in a thread of the harness. The model is on the other end of a Unix socket (see `wire.py`); a target is only sent, as context of a
-later window, after its own loss is fixed. Everything the model can do wrong is a Violation; a window is never dropped.
-"""
+It runs in a thread of the harness. The model is on the other end of a Unix socket (see `wire.py`); a target is only
+sent, as context of a later window, after its own loss is fixed. Everything the model can do wrong is a Violation; a
+window is never dropped."""
 
 from __future__ import annotations
 
@@ -30,18 +31,20 @@ F_SEAL_FUTURE_WRITE = 0x10  # not in the fcntl module before Python 3.13
 
 @dataclass(frozen=True)
 class Score:
-    """nats: float32 [N - 1], the loss of each scored token in stream order. `hello` is what the server declared (rank 0's)."""
+    """nats: float32 [N - 1], the loss of each scored token in stream order. `hello` is what the server declared (rank
+    0's).
+    """
 
     nats: np.ndarray
     hello: wire.Hello
 
 
 def token_nats(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Negative log-likelihood in nats, float64 [n], of `targets` (integers [n]) under `logits` (float32 [n, vocab_size], not shared memory).
+    """Negative log-likelihood in nats, float64 [n], of `targets` (integers [n]) under `logits` (float32 [n,
+    vocab_size], not shared memory).
 
-    The maximum is subtracted from every logit first, so a common offset of any size changes nothing; exponentials are summed in float64.
-    Raises Violation if a logit is not finite.
-    """
+    The maximum is subtracted from every logit first, so a common offset of any size changes nothing; exponentials are
+    summed in float64. Raises Violation if a logit is not finite."""
     largest = logits.max(axis=1, keepdims=True)
     if not (np.isfinite(largest).all() and np.isfinite(logits.min())):
         raise Violation(Reason.SCORE_NOT_FINITE, "a logit is NaN or infinite")
@@ -67,7 +70,9 @@ class _Rank:
 
 
 def _sealed_memory(name: str, size: int, *, client_writes: bool) -> tuple[int, mmap.mmap]:
-    """A memfd of fixed size and the harness's writable map of it. Without `client_writes` nobody can make another writable map."""
+    """A memfd of fixed size and the harness's writable map of it. Without `client_writes` nobody can make another
+    writable map.
+    """
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, size)
     view = mmap.mmap(descriptor, size)
@@ -79,9 +84,9 @@ def _sealed_memory(name: str, size: int, *, client_writes: bool) -> tuple[int, m
 class Scorer:
     """Scores one val stream with one model.
 
-    tokens: uint16 [N], the val stream. listener: a listening SEQPACKET Unix socket. `open_gate()` must be called before anything is sent,
-    `stop()` ends a run that cannot finish (the sandbox is gone). `progress(done, total)` is called with counts of scored tokens.
-    """
+    tokens: uint16 [N], the val stream. listener: a listening SEQPACKET Unix socket. `open_gate()` must be called
+    before anything is sent, `stop()` ends a run that cannot finish (the sandbox is gone). `progress(done, total)` is
+    called with counts of scored tokens."""
 
     def __init__(
         self, tokens: np.ndarray, vocab_size: int, listener: socket.socket, progress: Callable[[int, int], None]
@@ -104,7 +109,9 @@ class Scorer:
         self._stopped.set()
 
     def run(self) -> Score:
-        """Score the whole stream. Raises Violation for whatever the model server does wrong, and if it leaves before the end."""
+        """Score the whole stream. Raises Violation for whatever the model server does wrong, and if it leaves before
+        the end.
+        """
         try:
             hello = self._welcome_ranks()
             self._wait_until_ready()

@@ -1,10 +1,11 @@
 """The scoring protocol, version 1: the one harness module that a submission may import.
 
-The harness listens on a Unix socket (type SEQPACKET: one message per packet, so there is no length prefix to lie about).
-Control messages are small JSON objects; tokens and logits lie in two shared memory segments whose size is sealed. The
-harness makes both and hands over their file descriptors; the token segment cannot be written by the model.
+The harness listens on a Unix socket (type SEQPACKET: one message per packet, so there is no length prefix to lie
+about). Control messages are small JSON objects; tokens and logits lie in two shared memory segments whose size is
+sealed. The harness makes both and hands over their file descriptors; the token segment cannot be written by the model.
 
-    model -> harness   {"type": "hello", "version", "vocab_size", "window", "stride", "batch", "slots", "rank", "world_size"}
+    model -> harness   {"type": "hello", "version", "vocab_size", "window", "stride", "batch", "slots",
+                        "rank", "world_size"}
     harness -> model   {"type": "welcome"}                      + the two file descriptors
     model -> harness   {"type": "ready"}                        the artifact is loaded
     harness -> model   {"type": "windows", "slot", "sequence", "rows", "length", "scored"}
@@ -44,10 +45,9 @@ class ProtocolError(Exception):
 class Hello:
     """What a model server declares about itself before it is sent a token.
 
-    vocab_size: logits per position; must be the tokenizer's. window: tokens of context per request, stride: positions scored in each
-    window but the first (`stride == window` means windows that do not overlap). batch: windows per request, slots: requests in
-    flight. rank, world_size: one connection per rank, ranks counted from 0.
-    """
+    vocab_size: logits per position; must be the tokenizer's. window: tokens of context per request, stride: positions
+    scored in each window but the first (`stride == window` means windows that do not overlap). batch: windows per
+    request, slots: requests in flight. rank, world_size: one connection per rank, ranks counted from 0."""
 
     vocab_size: int
     window: int
@@ -92,7 +92,7 @@ class Hello:
         return np.frombuffer(buffer, TOKEN_DTYPE, rows * length, offset).reshape(rows, length)
 
     def logit_view(self, buffer, slot: int, rows: int, scored: int) -> np.ndarray:
-        """float32 [rows, scored, vocab_size]: the logits of `slot`, packed from the start of its part of the segment."""
+        """float32 [rows, scored, vocab_size]: the logits of `slot`, packed from the start of its part."""
         offset = slot * self.positions * self.vocab_size * LOGIT_DTYPE.itemsize
         return np.frombuffer(buffer, LOGIT_DTYPE, rows * scored * self.vocab_size, offset).reshape(
             rows, scored, self.vocab_size
@@ -108,7 +108,9 @@ def encode(message: dict) -> bytes:
 
 
 def decode(data: bytes) -> dict:
-    """A control message from bytes; raises ProtocolError when it is empty (connection closed), too long, or no JSON object."""
+    """A control message from bytes; raises ProtocolError when it is empty (connection closed), too long, or no JSON
+    object.
+    """
     if not data:
         raise ProtocolError("the connection was closed")
     if len(data) > MESSAGE_BYTES:
@@ -126,9 +128,8 @@ def decode(data: bytes) -> dict:
 class Request:
     """Windows to answer. Write float32 logits into `logits`, then call `reply()`.
 
-    tokens: int32 [rows, length], read-only, the whole context of each window.
-    logits: float32 [rows, scored, vocab_size], writable. logits[r, i] predicts the token after position length - scored + i.
-    """
+    tokens: int32 [rows, length], read-only, the whole context of each window. logits: float32 [rows, scored,
+    vocab_size], writable. logits[r, i] predicts the token after position length - scored + i."""
 
     tokens: np.ndarray
     logits: np.ndarray

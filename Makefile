@@ -1,0 +1,30 @@
+# `make demo` and `make test` set up all they need; see README.md.
+.PHONY: demo test test-fast doctor lint bench setup locks clean
+
+demo: setup
+	.venv/bin/harness demo
+
+test: setup
+	.venv/bin/python -m pytest --numprocesses auto
+
+# Without sandboxes and training: under a minute.
+test-fast: setup
+	.venv/bin/python -m pytest --numprocesses auto -m "not sandbox and not slow"
+
+doctor: setup
+	.venv/bin/harness doctor
+
+lint: setup
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+bench: setup
+	.venv/bin/python bench/sandbox_overhead.py
+
+setup:
+	@scripts/setup
+
+locks: setup
+	.venv/bin/python requirements/make_locks.py
+
+clean:
+	rm -rf .venv build *.egg-info
