@@ -15,9 +15,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import registry
 from harness.errors import RefereeError
 from harness.policy import Grant, Identity, Opener
+from harness.registry import Registration
 from harness.sandbox import Walls
 
 LISTENERS = 2
@@ -46,15 +46,16 @@ def identity(path: Path) -> Identity:
 
 
 class AccessMonitor:
-    """Starts the listeners; raises RefereeError if they cannot listen. Needs CAP_SYS_ADMIN; `doctor` knows without
-    trying.
+    """Starts the listeners; raises RefereeError if they cannot listen. Needs CAP_SYS_ADMIN.
+
+    `registration` tells the listeners of other runs about this one; it stays the caller's to close.
     """
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, registration: Registration) -> None:
         self._channels: list[socket.socket] = []
         self._processes: list[subprocess.Popen] = []
         self._events: list[Open] = []
-        self._registration = registry.Registration(run_id)
+        self._registration = registration
         self.names: dict[Identity, str] = {}
         try:
             for _ in range(LISTENERS):
@@ -73,7 +74,7 @@ class AccessMonitor:
             "harness.listener",
             str(theirs.fileno()),
             str(os.getpid()),
-            str(registry.DIRECTORY),
+            str(self._registration.directory),
         ]
         process = subprocess.Popen(
             command,
@@ -137,7 +138,6 @@ class AccessMonitor:
             channel.close()
         for process in self._processes:
             process.wait()
-        self._registration.close()
 
     def _order(self, order: dict) -> None:
         data = json.dumps(order).encode()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import doctor as checks
-from harness.errors import EnvironmentMissing, ExitCode, InputError
+from harness.errors import EnvironmentMissing, ExitCode, InputError, RefereeError
 
 DEMO_DATA = Path("data/demo")
 REPOSITORY_SUBMISSION = Path("submission")
@@ -27,8 +30,8 @@ app = typer.Typer(
 data_app = typer.Typer(help="Make and check data directories.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 RulesOption = Annotated[str, typer.Option("--rules", help="Rule set: demo, record, or the path of a .toml file.")]
 SubmissionOption = Annotated[
@@ -97,8 +100,10 @@ def data_demo(out: Annotated[Path, typer.Option("--out", help="Directory to make
 def data_verify(data: DataOption = DEMO_DATA) -> None:
     """Read every file of a data directory and compare it with the manifest."""
     from harness.data.manifest import Manifest, verify
+    from harness.registry import Registration
 
-    facts = verify(data, progress=lambda text: console.print(f"  {text}"))
+    with Registration(f"verify-{os.getpid()}") if os.geteuid() == 0 else contextlib.nullcontext():
+        facts = verify(data, progress=lambda text: console.print(f"  {text}"))
     console.print(
         f"{len(facts)} files are what {data / 'manifest.json'} says (manifest sha256 {Manifest.load(data).sha256})"
     )
@@ -142,7 +147,7 @@ def _run(rules_name: str, submission: Path, data: Path, seeds_text: str, sandbox
     finally:
         observer.close()
     print_record(result, console)
-    console.print(f"evidence: {directory / RECORD}", soft_wrap=True)
+    console.print(f"evidence: {directory / RECORD}")
     return {
         Verdict.PASS: ExitCode.PASS,
         Verdict.FAIL: ExitCode.FAIL,
@@ -179,16 +184,23 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        errors.print(f"harness: {error.format_message()} (see `harness --help`)", soft_wrap=True, markup=False)
+        message = error.format_message() or "a command is missing"  # without arguments the help has been printed
+        errors.print(f"harness: {message} (see `harness --help`)", markup=False)
         code = ExitCode.USAGE
     except InputError as error:
-        errors.print(f"harness: {error}", soft_wrap=True, markup=False)
+        errors.print(f"harness: {error}", markup=False)
         code = ExitCode.BAD_INPUT
     except EnvironmentMissing as error:
-        errors.print(f"harness: {error}", soft_wrap=True, markup=False)
+        errors.print(f"harness: {error}", markup=False)
         code = ExitCode.ENVIRONMENT
+    except RefereeError as error:
+        errors.print(f"harness: {error}", markup=False)
+        code = ExitCode.ERROR
     except (KeyboardInterrupt, typer.Abort):
         errors.print("harness: interrupted; what was recorded so far is kept, with verdict ERROR")
+        code = ExitCode.ERROR
+    except Exception:  # the harness's own fault must not look like a verdict about the submission
+        traceback.print_exc()
         code = ExitCode.ERROR
     sys.exit(code)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -65,10 +66,11 @@ class SubmissionFile:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A submission, ready to run: `directory` is the harness's own copy of it."""
+    """A submission, ready to run. `directory`: the harness's copy of it; `eval_directory`: of what eval may read."""
 
     name: str
     directory: Path
+    eval_directory: Path
     commands: Commands
     checkpoint: CheckpointSchema
     files: tuple[SubmissionFile, ...]
@@ -99,7 +101,8 @@ class Contestant:
 
 
 def load_contestant(source: Path, rules_name: str, destination: Path) -> Contestant:
-    """Copy the submission at `source` to the new directory `destination` and check it for the rules `rules_name`.
+    """Copy the submission at `source` into the new directories `destination` and `destination`-eval, and check it for
+    the rules `rules_name`.
 
     Raises InputError with one line on anything that is not as docs/writing-a-submission.md says.
     """
@@ -127,7 +130,13 @@ def load_contestant(source: Path, rules_name: str, destination: Path) -> Contest
         raise InputError(f"{source / commands.checkpoint}: {where} {first['msg'].lower()}") from None
     if not checkpoint:
         raise InputError(f"{source / commands.checkpoint}: declares no tensor")
-    return Contestant(manifest.name, destination, commands, checkpoint, files)
+    eval_directory = destination.with_name(destination.name + "-eval")
+    contestant = Contestant(manifest.name, destination, eval_directory, commands, checkpoint, files)
+    eval_directory.mkdir(mode=0o755)
+    for file in contestant.eval_files:
+        (eval_directory / file.path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        shutil.copy(destination / file.path, eval_directory / file.path)
+    return contestant
 
 
 def _copy_tree(source: Path, destination: Path) -> list[SubmissionFile]:
@@ -142,6 +151,10 @@ def _copy_tree(source: Path, destination: Path) -> list[SubmissionFile]:
                 path = folder / entry.name
                 if entry.name in IGNORED:
                     continue
+                if not entry.name.isprintable():  # neither line breaks nor bytes that are not UTF-8
+                    raise InputError(
+                        f"{source}: the name {os.fsencode(entry.name)[:80]!r} holds a character not for names"
+                    )
                 if entry.is_dir(follow_symlinks=False):
                     (destination / path).mkdir(mode=0o755)
                     pending.append(path)
@@ -157,12 +170,9 @@ def _copy_tree(source: Path, destination: Path) -> list[SubmissionFile]:
 def _copy_file(source: Path, destination: Path, limit: int) -> SubmissionFile:
     """Copy one regular file, following nothing; contents and nothing else."""
     try:
-        source.name.encode()
         descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, UnicodeEncodeError):
-        raise InputError(
-            f"{source!s:.200}: not a regular file with a UTF-8 name; a submission has no links or special files"
-        ) from None
+    except OSError:
+        raise InputError(f"{source!s:.200}: not a regular file; a submission has no links or special files") from None
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InputError(f"{source}: not a regular file; a submission has no links or special files")

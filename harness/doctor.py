@@ -19,6 +19,7 @@ from pathlib import Path
 
 from harness.access import AccessMonitor
 from harness.errors import EnvironmentMissing, RefereeError
+from harness.registry import Registration
 from harness.rules import Rules
 from harness.sandbox import Limits, SandboxSpec
 from harness.sandbox.bubblewrap import BubblewrapSandbox, find_bwrap
@@ -195,12 +196,13 @@ def _check_fanotify() -> Check:
             return subprocess.run(["cat", str(canary)], capture_output=True).returncode == 0
 
         try:
-            monitor = AccessMonitor(f"doctor-{os.getpid()}")
-            try:
-                monitor.mark(canary, "canary")
-                denied = not opens()
-            finally:
-                monitor.close()
+            with Registration(f"doctor-{os.getpid()}") as registration:
+                monitor = AccessMonitor(registration)
+                try:
+                    monitor.mark(canary, "canary")
+                    denied = not opens()
+                finally:
+                    monitor.close()
         except (RefereeError, OSError) as error:
             return Check(ACCESS_MONITOR, False, f"fanotify permission events do not work here: {error}", Cost.NO_PASS)
         if not denied or not opens():

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import stat
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,14 @@ class Output:
     path: Path
     bytes: int
     sha256: str
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with whatever a phase has put into it, however deep; what is not there is no error.
+
+    By rm, because Python's own removal gives up on deep trees.
+    """
+    subprocess.run(["rm", "-rf", "--one-file-system", "--", str(path)], check=False)
 
 
 def collect(out: Path, declared: Mapping[str, int], destination: Path) -> dict[str, Output]:

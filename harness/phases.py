@@ -95,15 +95,11 @@ def quantize_phase(
 
 def eval_phase(rules: Rules, contestant: Contestant, inputs: Inputs) -> Phase:
     """Eval sees the artifact, its own files of the submission, and the scorer's socket; it must leave nothing."""
-    files = [
-        Mount(source=contestant.directory / file.path, target=f"{SUBMISSION_TARGET}/{file.path}")
-        for file in contestant.eval_files
-    ]
     return Phase(
         name="eval",
         command=contestant.commands.eval,
         mounts=(
-            *files,
+            Mount(source=contestant.eval_directory, target=SUBMISSION_TARGET),
             Mount(source=inputs.artifact, target=f"/in/artifact/{ARTIFACT}"),
             Mount(source=inputs.socket, target=SOCKET_TARGET),
             *_decoys(inputs, train=True, val=True, checkpoint=True),

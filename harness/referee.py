@@ -6,11 +6,11 @@ Start reading at `run_record`. What a phase may see is in `phases.py`; where its
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
-import shutil
 import socket
 import traceback
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ from harness.evidence.record import (
     SubmissionEntry,
     judge,
 )
-from harness.outputs import Output, collect
+from harness.outputs import Output, collect, remove_tree
 from harness.phases import (
     ARTIFACT,
     CALIBRATION,
@@ -53,6 +53,7 @@ from harness.phases import (
     quantize_phase,
     train_phase,
 )
+from harness.registry import Registration
 from harness.rules import LoadedRules, Rules
 from harness.sandbox import Limits, Mount, Sandbox, SandboxSpec
 from harness.scoring.bpb import TokenBytes, bits_per_byte, unigram_nats
@@ -102,27 +103,39 @@ def run_record(request: RunRequest, observer: Observer) -> tuple[Record, Path]:
 
     Raises InputError, with nothing left behind, if rules, submission and data do not fit together. From then on
     whatever happens ends in a record: a fault of the harness, or Ctrl-C, in one whose verdict is ERROR."""
-    dataset = load_dataset(request.data, request.rules.rules, observer)
     started = datetime.now(UTC)
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-    directory = request.out.absolute() / run_id
+    # Before the first look at a shard: another run may be asking who opens it.
+    with Registration(run_id) if request.monitored else contextlib.nullcontext() as registration:
+        dataset = load_dataset(request.data, request.rules.rules, observer)
+        directory, contestant = _make_run_directory(request, run_id)
+        run = _Run(request, dataset, contestant, directory, run_id, registration, observer)
+        try:
+            run.go()
+        finally:
+            record = run.finish(started)
+    return record, directory
+
+
+def _make_run_directory(request: RunRequest, run_id: str) -> tuple[Path, Contestant]:
+    """The new run directory, and the contestant copied into it; raises InputError and leaves nothing behind."""
+    out = request.out.absolute()
+    if out.resolve().is_relative_to(request.submission.resolve()):
+        raise InputError(f"--out {request.out} lies inside the submission {request.submission}; choose another")
+    directory = out / run_id
     try:
         directory.mkdir(parents=True)
         (directory / INCOMPLETE).write_text("This run has not ended, or was cut off: it has no verdict.\n")
-        contestant = load_contestant(request.submission, request.rules.rules.name, directory / "submission")
     except OSError as error:
-        raise InputError(
-            f"cannot make the run directory {directory}: {error.strerror}; choose another with --out"
-        ) from None
-    except InputError:
-        shutil.rmtree(directory)
-        raise
-    run = _Run(request, dataset, contestant, directory, run_id, observer)
+        raise InputError(f"cannot make the run directory {directory}: {error.strerror}; choose another --out") from None
     try:
-        run.go()
-    finally:
-        record = run.finish(started)
-    return record, directory
+        return directory, load_contestant(request.submission, request.rules.rules.name, directory / "submission")
+    except OSError as error:
+        remove_tree(directory)
+        raise InputError(f"cannot copy the submission {request.submission}: {error}") from None
+    except InputError:
+        remove_tree(directory)
+        raise
 
 
 def load_dataset(directory: Path, rules: Rules, observer: Observer) -> Dataset:
@@ -166,6 +179,7 @@ class _Run:
         contestant: Contestant,
         directory: Path,
         run_id: str,
+        registration: Registration | None,
         observer: Observer,
     ) -> None:
         self.request = request
@@ -174,6 +188,7 @@ class _Run:
         self.contestant = contestant
         self.directory = directory
         self.run_id = run_id
+        self.registration = registration
         self.observer = observer
         self.scratch = directory / "scratch"
         self.ledger = Ledger(directory / LEDGER)
@@ -208,10 +223,14 @@ class _Run:
         """Remove marks and scratch, write record.json, and only then take the INCOMPLETE sign away."""
         if self.monitor:
             self.monitor.close()
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        reasons = tuple(self.reasons)
-        self.ledger.append("verdict", verdict=judge(reasons), reasons=[reason.model_dump() for reason in reasons])
+        remove_tree(self.scratch)
+        try:
+            reasons = [reason.model_dump() for reason in self.reasons]
+            self.ledger.append("verdict", verdict=judge(self.reasons), reasons=reasons)
+        except RefereeError as error:  # the disk is full, say; the record may still fit
+            self._referee_error("referee_error", str(error))
         self.ledger.close()
+        reasons = tuple(self.reasons)
         record = Record(
             run=self.run_id,
             verdict=judge(reasons),
@@ -258,8 +277,8 @@ class _Run:
                     Reason.SHARD_COPY, f"{file.path} of the submission is a copy of the shard {shards[file.sha256]}"
                 )
         self.decoys = {kind: self._make_decoy(kind) for kind in ("train", "val", "checkpoint")}
-        if self.request.monitored:
-            self.monitor = AccessMonitor(self.run_id)
+        if self.registration:
+            self.monitor = AccessMonitor(self.registration)
             for facts in self.dataset.files:
                 if facts.role != "tokenizer":
                     found = self.monitor.mark(facts.path.absolute(), facts.path.name)
@@ -454,7 +473,7 @@ class _SeedRun:
         if outcome.violations:
             raise _PhaseFailed
         received = collect(room / "out", phase.outputs, room / "received")
-        shutil.rmtree(room / "out")
+        remove_tree(room / "out")
         return received
 
     def _spec(self, phase: Phase, room: Path) -> SandboxSpec:

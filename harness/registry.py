@@ -27,10 +27,11 @@ def start_time(pid: int) -> int | None:
 
 
 class Registration:
-    """This run's entry, written anew (atomically) on every change and removed at the end."""
+    """This run's entry: made before it opens a shard, replaced atomically on every change, removed at the end."""
 
     def __init__(self, run_id: str, directory: Path = DIRECTORY) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
+        self.directory = directory
         self._path = directory / f"{run_id}.json"
         self._grants: list[Grant] = []
         self._write()
@@ -42,6 +43,12 @@ class Registration:
     def remove(self, pid_namespace: int) -> None:
         self._grants = [grant for grant in self._grants if grant.pid_namespace != pid_namespace]
         self._write()
+
+    def __enter__(self) -> Registration:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
 
     def close(self) -> None:
         self._path.unlink(missing_ok=True)

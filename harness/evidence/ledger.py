@@ -34,7 +34,7 @@ class Ledger:
             "monotonic": round(time.monotonic(), 6),
             **facts,
         }
-        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         try:
             if os.write(self._descriptor, data) != len(data):
                 raise OSError("short write")

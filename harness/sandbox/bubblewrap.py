@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import select
 import shutil
@@ -155,9 +156,10 @@ def unused_uid() -> int:
 def read_mount_table(pid: int) -> dict[str, str]:
     """Mount points of process `pid` and whether each is "ro" or "rw", from the kernel."""
     table = {}
-    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
-        fields = line.split(" ")
-        table[fields[4]] = fields[5].split(",")[0]
+    for line in Path(f"/proc/{pid}/mountinfo").read_bytes().removesuffix(b"\n").split(b"\n"):
+        fields = line.split(b" ")
+        target = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), fields[4])  # space is \040 there
+        table[os.fsdecode(target)] = fields[5].split(b",")[0].decode()
     return table
 
 

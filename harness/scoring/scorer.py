@@ -64,9 +64,15 @@ class _Rank:
         self.lanes: list[list[deque[Window]]] = []  # per slot
         token_descriptor, self.tokens = _sealed_memory("tokens", hello.token_bytes, client_writes=False)
         logit_descriptor, self.logits = _sealed_memory("logits", hello.logit_bytes, client_writes=True)
-        socket.send_fds(connection, [wire.encode({"type": "welcome"})], [token_descriptor, logit_descriptor])
-        os.close(token_descriptor)
-        os.close(logit_descriptor)
+        try:
+            socket.send_fds(connection, [wire.encode({"type": "welcome"})], [token_descriptor, logit_descriptor])
+        except OSError as error:
+            raise Violation(
+                Reason.SCORE_INCOMPLETE, f"the model server said hello and left ({error.strerror})"
+            ) from None
+        finally:
+            os.close(token_descriptor)
+            os.close(logit_descriptor)
 
 
 def _sealed_memory(name: str, size: int, *, client_writes: bool) -> tuple[int, mmap.mmap]:
@@ -225,7 +231,10 @@ class Scorer:
             -1, self._vocab_size
         )  # a copy: the model could go on writing to the shared one
         targets = np.concatenate([self._tokens[window.targets] for window in windows])
-        nats = token_nats(logits, targets).reshape(len(windows), scored)
+        with np.errstate(over="ignore"):
+            nats = token_nats(logits, targets).astype(np.float32).reshape(len(windows), scored)
+        if not np.isfinite(nats).all():
+            raise Violation(Reason.SCORE_NOT_FINITE, "a loss is too large to be a number")
         for row, window in enumerate(windows):
             place = slice(window.first_target - 1, window.first_target - 1 + scored)
             if not np.isnan(self.nats[place]).all():
