@@ -5,7 +5,7 @@ demo: setup
 	.venv/bin/harness demo
 
 test: setup
-	.venv/bin/python -m pytest --numprocesses auto
+	.venv/bin/python -m pytest --numprocesses auto $(PYTEST_OPTIONS)
 
 # Without sandboxes and training: under a minute.
 test-fast: setup

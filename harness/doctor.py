@@ -167,7 +167,8 @@ def _check_sandbox() -> Check:
     finally:
         running.close()
     if exit_code != 0:
-        return Check("sandbox", False, f"the walls have holes: {said}", Cost.NO_RUN)
+        last = said.splitlines()[-1] if said else f"exit code {exit_code}"
+        return Check("sandbox", False, f"the probe inside it failed: {last}", Cost.NO_RUN)
     if attempts == 0:
         return Check("sandbox", False, "the kernel did not count an attempt to reach the network", Cost.NO_PASS)
     return Check("sandbox", True, "read-only, no network, no capabilities; network attempts are counted", Cost.NO_RUN)

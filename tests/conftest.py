@@ -23,6 +23,26 @@ from harness.rules import LoadedRules, load_rules
 from harness.sandbox.bubblewrap import BubblewrapSandbox
 
 TESTS = Path(__file__).parent
+
+
+def pytest_addoption(parser):
+    parser.addoption("--forbid-skips", action="store_true", help="run what this machine cannot do, and fail (for CI)")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Skip what this machine cannot do, with the doctor's own words; in CI such a test runs, and fails."""
+    marked = [item for item in items if item.get_closest_marker("sandbox") or item.get_closest_marker("privileged")]
+    if config.getoption("--forbid-skips") or not marked:
+        return
+    missing = {check.cost: check for check in doctor.inspect() if not check.ok}
+    for item in marked:
+        costs = [doctor.Cost.NO_RUN] if item.get_closest_marker("sandbox") else []
+        costs += [doctor.Cost.NO_PASS] if item.get_closest_marker("privileged") else []
+        for cost in costs:
+            if cost in missing:
+                item.add_marker(pytest.mark.skip(reason=f"{missing[cost].name}: {missing[cost].detail}"))
+
+
 WORDS = "the a model token window score clock gate sandbox ledger record shard open read of and in to is was not never every".split()
 
 
