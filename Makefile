@@ -1,5 +1,5 @@
 # `make demo` and `make test` set up all they need; see README.md.
-.PHONY: demo test test-fast doctor lint bench setup locks clean
+.PHONY: demo test test-fast doctor lint bench setup locks schema clean
 
 demo: setup
 	.venv/bin/harness demo
@@ -28,3 +28,6 @@ locks: setup
 
 clean:
 	rm -rf .venv build *.egg-info
+
+schema: setup
+	.venv/bin/python -c "from harness.evidence.record import json_schema; print(json_schema(), end='')" > docs/record.schema.json

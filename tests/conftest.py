@@ -43,7 +43,22 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason=f"{missing[cost].name}: {missing[cost].detail}"))
 
 
-WORDS = "the a model token window score clock gate sandbox ledger record shard open read of and in to is was not never every".split()
+WORDS = (
+    "the",
+    "model",
+    "token",
+    "window",
+    "score",
+    "clock",
+    "gate",
+    "record",
+    "open",
+    "of",
+    "and",
+    "in",
+    "never",
+    "every",
+)
 
 
 def toy_documents(count: int, seed: int) -> list[str]:
@@ -57,7 +72,9 @@ def toy_documents(count: int, seed: int) -> list[str]:
 
 
 def make_toy_data(directory: Path, *, vocab_size: int = 320) -> Path:
-    """A data directory in the contest's format: two train shards, one val shard, a tokenizer with byte fallback, a manifest."""
+    """A data directory in the contest's format: two train shards, one val shard, a tokenizer with byte fallback, a
+    manifest.
+    """
     directory.mkdir()
     train, val = toy_documents(900, 0), toy_documents(60, 1)
     model = io.BytesIO()

@@ -1,4 +1,6 @@
-"""Every rule has a cheat that it catches, and honest twins that it lets through: each folder is run for real, in a real sandbox."""
+"""Every rule has a cheat that it catches, and honest twins that it lets through: each folder is run for real, in a
+real sandbox.
+"""
 
 from __future__ import annotations
 
