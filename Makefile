@@ -4,12 +4,14 @@
 demo: setup
 	.venv/bin/harness demo
 
+# First what wants the machine for itself, then the rest side by side.
 test: setup
-	.venv/bin/python -m pytest --numprocesses auto $(PYTEST_OPTIONS)
+	.venv/bin/python -m pytest -m alone $(PYTEST_OPTIONS)
+	.venv/bin/python -m pytest --numprocesses auto -m "not alone" $(PYTEST_OPTIONS)
 
 # Without sandboxes and training: under a minute.
 test-fast: setup
-	.venv/bin/python -m pytest --numprocesses auto -m "not sandbox and not slow"
+	.venv/bin/python -m pytest --numprocesses auto -m "not sandbox and not slow and not alone"
 
 doctor: setup
 	.venv/bin/harness doctor

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from harness.access import AccessMonitor
 from harness.errors import EnvironmentMissing, RefereeError
+from harness.gpus import gpu_names
 from harness.registry import Registration
 from harness.rules import Rules
 from harness.sandbox import Limits, SandboxSpec
@@ -106,15 +107,6 @@ def environment() -> dict[str, str | int | float | bool | None]:
     for package in ("torch", "numpy", "sentencepiece", "safetensors"):
         facts[package] = _version(package)
     return facts
-
-
-def gpu_names() -> list[str]:
-    """Models of the NVIDIA GPUs that the kernel driver knows."""
-    names = []
-    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        fields = dict(line.split(":", 1) for line in file.read_text().splitlines() if ":" in line)
-        names.append(fields.get("Model", "unknown").strip())
-    return names
 
 
 def _check_python() -> Check:

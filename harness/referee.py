@@ -40,6 +40,7 @@ from harness.evidence.record import (
     SubmissionEntry,
     judge,
 )
+from harness.gpus import device_nodes
 from harness.outputs import Output, collect, remove_tree
 from harness.phases import (
     ARTIFACT,
@@ -488,6 +489,7 @@ class _SeedRun:
             "vocab_size": self.rules.data.vocab_size,
             **phase.parameters,
         }
+        gpus = device_nodes() if self.rules.hardware.gpus else []
         (room / "phase.json").write_text(json.dumps(parameters, indent=1))
         return SandboxSpec(
             label=f"{phase.name}, seed {self.seed}",
@@ -496,6 +498,7 @@ class _SeedRun:
                 *phase.mounts,
                 Mount(source=room / "phase.json", target=PARAMETERS_TARGET),
                 Mount(source=room / "out", target=OUT_TARGET, writable=True),
+                *(Mount(source=node, target=str(node), device=True) for node in gpus),
             ),
             limits=Limits(
                 processes=limits.processes,

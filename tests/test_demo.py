@@ -16,7 +16,7 @@ REPOSITORY = TESTS.parent
 
 @pytest.mark.sandbox
 @pytest.mark.privileged
-@pytest.mark.slow
+@pytest.mark.alone
 def test_demo_passes(tmp_path):
     command = [sys.executable, "-m", "harness.cli", "demo", "--out", str(tmp_path / "runs")]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)

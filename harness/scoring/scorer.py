@@ -23,8 +23,8 @@ from harness.errors import Reason, Violation
 from harness.scoring import wire
 from harness.scoring.windows import Window, lanes, plan_windows
 
-MAX_SEGMENT_BYTES = 4_000_000_000  # of shared memory for one rank
-MAX_RANKS = 64
+MAX_SLOT_BYTES = 512_000_000  # of logits in one request; the scorer works on a copy in float64, three times as large
+MAX_SLOTS, MAX_RANKS = 16, 64
 POLL_SECONDS = 0.1
 F_SEAL_FUTURE_WRITE = 0x10  # not in the fcntl module before Python 3.13
 
@@ -156,10 +156,14 @@ class Scorer:
             raise Violation(
                 Reason.SCORE_PROTOCOL, f"hello: vocab_size is {hello.vocab_size}, the tokenizer's is {self._vocab_size}"
             )
-        if hello.token_bytes + hello.logit_bytes > MAX_SEGMENT_BYTES or hello.world_size > MAX_RANKS:
+        if hello.slots > MAX_SLOTS or hello.world_size > MAX_RANKS:
+            raise Violation(
+                Reason.SCORE_PROTOCOL, f"hello: more than {MAX_SLOTS} slots or {MAX_RANKS} ranks are not served"
+            )
+        if max(hello.logit_bytes, hello.token_bytes) > MAX_SLOT_BYTES * hello.slots:
             raise Violation(
                 Reason.SCORE_PROTOCOL,
-                f"hello: asks for more than {MAX_SEGMENT_BYTES:,} shared bytes or {MAX_RANKS} ranks",
+                f"hello: a request would take more than {MAX_SLOT_BYTES:,} bytes of shared memory",
             )
         if common is not None and replace(hello, rank=0) != common:
             raise Violation(Reason.SCORE_PROTOCOL, "hello: the ranks do not declare the same things")
@@ -275,5 +279,7 @@ class Scorer:
     def _send(self, rank: _Rank, message: dict) -> None:
         try:
             rank.connection.send(wire.encode(message), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._incomplete("the model server closed its connection") from None
         except OSError as error:
             raise Violation(Reason.SCORE_PROTOCOL, f"the model server does not take messages: {error}") from None
