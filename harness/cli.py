@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -181,6 +182,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 def main() -> None:
     """Entry point: every foreseeable failure ends in one line on stderr and its own exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: sandbox killed, record written
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:

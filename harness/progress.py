@@ -49,7 +49,7 @@ class ConsoleObserver:
         if clock.gate is None:
             left = f"preparing {clock.prepare_seconds(now):5.1f} s of {clock.prepare_limit:g} s"
         else:
-            left = f"clock {clock.clock_seconds(now):6.1f} s of {clock.clock_limit:.1f} s"
+            left = f"{clock.clock_limit - clock.clock_seconds(now):6.1f} s left of {clock.clock_limit:.1f} s"
         claimed = f"  claimed: {self._claimed}" if self._claimed else ""
         line = Text(f"  {self._title:<18} {left}{self._scored}{claimed}", no_wrap=True, overflow="ellipsis")
         if self._live:

@@ -1,7 +1,7 @@
 """The bubblewrap back-end: namespaces with nothing in them but what the spec mounts. See `guard.py` for who starts
 what.
 
-Inside: read-only /usr and Python, an /etc of four files, /proc of its own, five harmless devices, private /tmp and
+Inside: read-only /usr and Python, an /etc of five files, /proc of its own, five harmless devices, private /tmp and
 /dev/shm, no network but a loopback of its own, no capabilities, no further user namespaces, a fixed environment. As
 root every sandbox runs under a host uid of its own that no other process has; otherwise under the user's own
 (docs/threat-model.md says what that costs)."""
@@ -27,6 +27,7 @@ from harness.errors import EnvironmentMissing, RefereeError
 from harness.sandbox import Mount, SandboxEvent, SandboxSpec, Walls
 
 GUARD = Path(__file__).with_name("guard.py")
+ETC = Path(__file__).with_name("etc")  # the sandbox's own user, group and host names
 WIRE = Path(__file__).parents[1] / "scoring" / "wire.py"
 INSIDE_UID = 1000  # what a sandboxed process sees as its own uid
 PHASE_UIDS = range(1 << 30, 1 << 31)  # host uids of phases; far from any that a system hands out
@@ -65,6 +66,7 @@ def system_mounts() -> tuple[list[Mount], list[tuple[str, str]]]:
             links.append((os.readlink(name), name))
         elif path.is_dir():
             mounts.append(Mount(source=path, target=name))
+    mounts += [Mount(source=file, target=f"/etc/{file.name}") for file in sorted(ETC.iterdir())]
     if Path("/etc/ld.so.cache").exists():
         mounts.append(Mount(source=Path("/etc/ld.so.cache"), target="/etc/ld.so.cache"))
     base = Path(sys.base_prefix).resolve()
@@ -88,6 +90,7 @@ def environment() -> dict[str, str]:
     return {
         "PATH": f"{Path(interpreter()).parent}:/usr/bin:/bin",
         "HOME": "/tmp",
+        "USER": "phase",
         "TMPDIR": "/tmp",
         "LANG": "C.UTF-8",
         "PYTHONPATH": "/in:/wire",
