@@ -50,7 +50,7 @@ def philox_key(calibration_key: str) -> tuple[int, int]:
 def gumbel_noise(key: tuple[int, int], sequences: Tensor, positions: Tensor, vocab_size: int) -> Tensor:
     """Standard Gumbel noise, float64 [sequences, positions, vocab_size], for the given sequence and position numbers.
 
-    Token v takes word v mod 4 of the counter (sequence, position, v div 4, 0); a word w is the uniform (w + 1/2) / 2^32.
+    Token v takes word v mod 4 of the counter (sequence, position, v div 4, 0); word w is the uniform (w + 1/2) / 2^32.
     The words are the same on every device, the logarithms up to the last bits of a float64.
     """
     blocks = torch.arange((vocab_size + 3) // 4, device=sequences.device)
@@ -59,7 +59,7 @@ def gumbel_noise(key: tuple[int, int], sequences: Tensor, positions: Tensor, voc
     return -torch.log(-torch.log((words.double() + 0.5) * 2.0**-32))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def generate(model: Transformer, config: CalibrationConfig, calibration_key: str) -> Tensor:
     """Text by the model: int64 [sequences, length]. The first token of each sequence is uniform over the vocabulary.
 

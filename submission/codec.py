@@ -29,9 +29,22 @@ HEADER_LENGTH = struct.Struct("<I")
 MAX_HEADER_BYTES = 4096
 INT6_MAX = 31
 INT8_MAX = 127
-# Codes have no structure beyond their distribution: no context bits (lc, lp, pb) models them best.
-FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 0, "pb": 0}]
-DECODER_MEMORY_BYTES = 128 * 2**20
+# Codes have no structure beyond their distribution. No context bits (lc, lp, pb) and hardly any search for repetitions
+# pack them a little smaller than preset 9 does, and four times as fast.
+FILTERS = [
+    {
+        "id": lzma.FILTER_LZMA2,
+        "lc": 0,
+        "lp": 0,
+        "pb": 0,
+        "dict_size": 4096,
+        "mode": lzma.MODE_NORMAL,
+        "mf": lzma.MF_HC4,
+        "nice_len": 8,
+        "depth": 1,
+    }
+]
+DECODER_MEMORY_BYTES = 1_000_000
 
 
 class ArtifactError(ValueError):

@@ -93,7 +93,7 @@ class TrainConfig:
     gradient_clip: float = 0.3
     ema_decay: float = 0.997
     warmdown_steps: int = 4000
-    reserve_seconds: float = 75.0
+    reserve_seconds: float = 90.0
 
     def __post_init__(self) -> None:
         may_be_zero = ("weight_decay", "adam_betas")

@@ -18,8 +18,8 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
     """Roughly U V^T of each matrix's singular value decomposition: [stack, rows, columns], any scale; same dtype back.
 
-    Singular values end near 1 (0.7 to 1.2), not at it. Works in bfloat16 on CUDA and in float32 on a CPU, where small
-    bfloat16 products are slower.
+    Singular values end near 1 (0.7 to 1.2), not at it. bfloat16 on CUDA; float32 on a CPU, where not every processor
+    has bfloat16 arithmetic and at the demo's sizes those that have gain little.
     """
     a, b, c = NEWTON_SCHULZ
     x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
