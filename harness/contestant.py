@@ -168,17 +168,18 @@ def _copy_tree(source: Path, destination: Path) -> list[SubmissionFile]:
 
 
 def _copy_file(source: Path, destination: Path, limit: int) -> SubmissionFile:
-    """Copy one regular file, following nothing; contents and nothing else."""
+    """Copy one regular file, following nothing: its contents, and whether it is a program."""
     try:
         descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         raise InputError(f"{source!s:.200}: not a regular file; a submission has no links or special files") from None
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
             raise InputError(f"{source}: not a regular file; a submission has no links or special files")
         data = file.read(limit + 1)
     if len(data) > limit:
         raise InputError(f"{source}: the submission holds more than {MAX_BYTES} bytes; a submission is code, not data")
     destination.write_bytes(data)
-    destination.chmod(0o644)
+    destination.chmod(0o755 if mode & stat.S_IXUSR else 0o644)
     return SubmissionFile("", len(data), hashlib.sha256(data).hexdigest())

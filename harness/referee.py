@@ -217,14 +217,18 @@ class _Run:
         except RefereeError as error:
             self._referee_error("referee_error", str(error))
         except Exception as error:
-            (self.directory / "harness-error.txt").write_text(traceback.format_exc())
             self._referee_error("unexpected", f"{type(error).__name__}: {error} (see harness-error.txt)")
+            with contextlib.suppress(OSError):
+                (self.directory / "harness-error.txt").write_text(traceback.format_exc())
 
     def finish(self, started: datetime) -> Record:
         """Remove marks and scratch, write record.json, and only then take the INCOMPLETE sign away."""
         if self.monitor:
             self.monitor.close()
         remove_tree(self.scratch)
+        finished = [seed.seed for seed in self.seeds if seed.val_bpb is not None]
+        if not self.reasons and finished != list(self.request.seeds):
+            self._referee_error("incomplete", "not every seed was scored, and no rule was seen broken")
         try:
             reasons = [reason.model_dump() for reason in self.reasons]
             self.ledger.append("verdict", verdict=judge(self.reasons), reasons=reasons)

@@ -23,10 +23,13 @@ import signal
 import socket
 import sys
 import time
+from typing import NoReturn
 
 CLONE_NEWNS = 0x00020000
 MS_REC, MS_PRIVATE, MS_BIND = 0x4000, 1 << 18, 0x1000
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE = 36, 38, 4
+NOT_EXECUTABLE = 127  # as a shell reports it
+COLLECT_SECONDS = 5.0  # killed processes are gone in milliseconds, unless one sits in an uninterruptible sleep
 STAGE = "/mnt"  # any directory that everybody may search; covered by a tmpfs in the guard's own mount namespace
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -94,14 +97,14 @@ class Guard:
         self.bwrap_pid = 0
         self.init_descriptor = -1
         self.status_descriptor = -1
+        self.launched = False
 
     def tell(self, event: str, descriptors: list[int] | None = None, at: float | None = None, **facts) -> None:
         message = {"event": event, "at": time.monotonic() if at is None else at, **facts}
         try:
             socket.send_fds(self.control, [json.dumps(message).encode()], descriptors or [])
         except OSError:
-            self.kill()  # nobody is listening any more
-            os._exit(0)
+            self.leave()  # nobody is listening any more
 
     def run(self) -> None:
         self.status_descriptor, status_write = os.pipe()
@@ -156,13 +159,13 @@ class Guard:
                 except ConnectionResetError:
                     command = b""
                 if command == b"launch":
+                    self.launched = True
                     os.write(block_write, b"x")
                     self.tell("launched")
                 elif command == b"kill":
                     self.kill()
                 else:  # the harness is gone
-                    self.kill()
-                    os._exit(0)
+                    self.leave()
 
     def report_exit(self, at: float) -> None:
         _, wait_status = os.waitpid(self.bwrap_pid, 0)
@@ -175,6 +178,8 @@ class Guard:
             self.tell("exited", at=at, exit_code=json.loads(line)["exit-code"])
         elif os.WIFSIGNALED(wait_status) or os.waitstatus_to_exitcode(wait_status) > 128:
             self.tell("exited", at=at, exit_code=abs(os.waitstatus_to_exitcode(wait_status)) % 128 + 128)
+        elif self.launched:  # the walls stood, but the command does not exist or is no program
+            self.tell("exited", at=at, exit_code=NOT_EXECUTABLE)
         else:
             self.tell("failed", at=at, text="bwrap could not build the sandbox; its message is in the log")
 
@@ -185,6 +190,16 @@ class Guard:
                 signal.pidfd_send_signal(self.init_descriptor, signal.SIGKILL)
         elif self.bwrap_pid:
             os.kill(self.bwrap_pid, signal.SIGKILL)
+
+    def leave(self) -> NoReturn:
+        """Kill the sandbox, collect what is left of it, and exit."""
+        self.kill()
+        deadline = time.monotonic() + COLLECT_SECONDS
+        with contextlib.suppress(ChildProcessError):  # no child is left
+            while time.monotonic() < deadline:
+                if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                    time.sleep(0.005)
+        os._exit(0)
 
 
 def main() -> None:
@@ -199,7 +214,7 @@ def main() -> None:
         guard.run()
     except Exception as error:  # the harness turns this into a RefereeError
         guard.tell("failed", text=f"{type(error).__name__}: {error}")
-        guard.kill()
+        guard.leave()
 
 
 if __name__ == "__main__":
