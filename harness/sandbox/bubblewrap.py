@@ -157,9 +157,15 @@ def unused_uid() -> int:
 
 
 def read_mount_table(pid: int) -> dict[str, str]:
-    """Mount points of process `pid` and whether each is "ro" or "rw", from the kernel."""
+    """Mount points of process `pid` and whether each is "ro" or "rw", from the kernel. Empty when the process is gone,
+    and for an instant while bwrap exchanges the root.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/mountinfo").read_bytes().split(b"\n")
+    except OSError:
+        return {}
     table = {}
-    for line in Path(f"/proc/{pid}/mountinfo").read_bytes().removesuffix(b"\n").split(b"\n"):
+    for line in filter(None, lines):
         fields = line.split(b" ")
         target = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), fields[4])  # space is \040 there
         table[os.fsdecode(target)] = fields[5].split(b",")[0].decode()
