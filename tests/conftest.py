@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from harness.evidence.record import Record
 from harness.progress import ConsoleObserver
 from harness.referee import RunRequest, run_record
 from harness.rules import LoadedRules, load_rules
+from harness.sandbox import Limits, SandboxSpec
 from harness.sandbox.bubblewrap import BubblewrapSandbox
 
 TESTS = Path(__file__).parent
@@ -162,3 +165,25 @@ class Referee:
 @pytest.fixture
 def referee(toy_rules, toy_data, tmp_path, machine) -> Referee:
     return Referee(toy_rules, toy_data, tmp_path / "runs", machine)
+
+
+@pytest.fixture(scope="session")
+def run_command() -> Callable[..., str]:
+    """Run a command in a bare sandbox and return what it printed; fails if it does not end with 0."""
+
+    def run(*command: str) -> str:
+        limits = Limits(
+            processes=64, open_files=256, output_file_bytes=1 << 20, scratch_bytes=1 << 20, shared_memory_bytes=1 << 20
+        )
+        running = BubblewrapSandbox().start(SandboxSpec(label="test", command=command, mounts=(), limits=limits))
+        try:
+            running.launch()
+            with open(running.log_descriptor, closefd=False) as log:
+                printed = log.read()
+            select.select([running], [], [])
+            assert running.event().exit_code == 0, printed
+            return printed
+        finally:
+            running.close()
+
+    return run

@@ -2,9 +2,9 @@
 what.
 
 Inside: read-only /usr and Python, an /etc of five files, /proc of its own, five harmless devices, private /tmp and
-/dev/shm, no network but a loopback of its own, no capabilities, no further user namespaces, a fixed environment. As
-root every sandbox runs under a host uid of its own that no other process has; otherwise under the user's own
-(docs/threat-model.md says what that costs)."""
+/dev/shm, no network but a loopback of its own, no capabilities, no further user namespaces, a seccomp filter, a fixed
+environment. As root every sandbox runs under a host uid of its own that no other process has; otherwise under the
+user's own (docs/threat-model.md says what that costs)."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from pathlib import Path
 
 from harness.errors import EnvironmentMissing, RefereeError
 from harness.sandbox import Mount, SandboxEvent, SandboxSpec, Walls
+from harness.sandbox.seccomp import filter_program
 
 GUARD = Path(__file__).with_name("guard.py")
 ETC = Path(__file__).with_name("etc")  # the sandbox's own user, group and host names
@@ -208,6 +209,7 @@ class BubblewrapSandbox:
             "arguments": arguments,
             "sources": sources,
             "limits": limits,
+            "seccomp": filter_program().hex(),
             "uid": uid,
             "control_descriptor": guard_end.fileno(),
             "log_descriptor": log_write,

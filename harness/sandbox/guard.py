@@ -109,18 +109,22 @@ class Guard:
     def run(self) -> None:
         self.status_descriptor, status_write = os.pipe()
         block_read, block_write = os.pipe()
+        filter_read, filter_write = os.pipe()
+        os.write(filter_write, bytes.fromhex(self.plan["seccomp"]))  # about 1 kB: fits a pipe
+        os.close(filter_write)
         sources = self.plan["sources"]
         if self.plan["uid"] is not None:
             sources = stage_sources(sources)
         arguments = [sources[part] if isinstance(part, int) else part for part in self.plan["arguments"]]
-        arguments[1:1] = ["--json-status-fd", str(status_write), "--block-fd", str(block_read)]
+        inherited = {"--json-status-fd": status_write, "--block-fd": block_read, "--seccomp": filter_read}
+        arguments[1:1] = [part for option, descriptor in inherited.items() for part in (option, str(descriptor))]
         self.bwrap_pid = os.fork()
         if self.bwrap_pid == 0:
             try:
-                become_bwrap(self.plan, arguments, self.plan["log_descriptor"], [status_write, block_read])
+                become_bwrap(self.plan, arguments, self.plan["log_descriptor"], list(inherited.values()))
             finally:
                 os._exit(127)
-        for descriptor in (status_write, block_read, self.plan["log_descriptor"]):
+        for descriptor in (*inherited.values(), self.plan["log_descriptor"]):
             os.close(descriptor)
         line = b""
         while not line.endswith(b"\n"):  # bwrap writes the line in pieces
