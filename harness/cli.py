@@ -12,11 +12,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from harness import doctor as checks
 from harness.errors import EnvironmentMissing, ExitCode, InputError, RefereeError
 
+TYPER_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 DEMO_DATA = Path("data/demo")
 REPOSITORY_SUBMISSION = Path("submission")
 
@@ -81,7 +83,7 @@ def doctor(out: OutOption = Path("runs")) -> None:
     table = Table(show_header=False, box=None)
     for check in found:
         cost = f" -- {check.cost}" if check.cost and not check.ok else ""
-        table.add_row("[green]ok[/]" if check.ok else "[red]missing[/]", check.name, f"{check.detail}{cost}")
+        table.add_row("[green]ok[/]" if check.ok else "[red]missing[/]", check.name, escape(f"{check.detail}{cost}"))
     console.print(table)
     costs = {check.cost for check in found if not check.ok}
     if checks.Cost.NO_RUN in costs:
@@ -104,16 +106,15 @@ def data_verify(data: DataOption = DEMO_DATA) -> None:
     from harness.registry import Registration
 
     with Registration(f"verify-{os.getpid()}") if os.geteuid() == 0 else contextlib.nullcontext():
-        facts = verify(data, progress=lambda text: console.print(f"  {text}"))
-    console.print(
-        f"{len(facts)} files are what {data / 'manifest.json'} says (manifest sha256 {Manifest.load(data).sha256})"
-    )
+        facts = verify(data, progress=lambda text: console.print(f"  {escape(text)}"))
+    said_by = escape(str(data / "manifest.json"))
+    console.print(f"{len(facts)} files are what {said_by} says (manifest sha256 {Manifest.load(data).sha256})")
 
 
 def _make_demo_data(directory: Path) -> None:
     from harness.data.demo import build_demo_corpus
 
-    build_demo_corpus(directory, progress=lambda text: console.print(f"  data: {text}"))
+    build_demo_corpus(directory, progress=lambda text: console.print(f"  data: {escape(text)}"))
 
 
 def _run(rules_name: str, submission: Path, data: Path, seeds_text: str, sandbox_name: str, out: Path) -> ExitCode:
@@ -139,16 +140,16 @@ def _run(rules_name: str, submission: Path, data: Path, seeds_text: str, sandbox
         missing_witnesses=missing_witnesses,
         environment=checks.environment(),
     )
-    console.print(f"rules {rules.rules.name}: {rules.rules.description}")
+    console.print(f"rules {rules.rules.name}: {escape(rules.rules.description)}")
     for text in missing_witnesses:
-        console.print(f"[yellow]  no PASS possible: {text}[/]")
+        console.print(f"[yellow]  no PASS possible: {escape(text)}[/]")
     observer = ConsoleObserver(console)
     try:
         result, directory = run_record(request, observer)
     finally:
         observer.close()
     print_record(result, console)
-    console.print(f"evidence: {directory / RECORD}")
+    console.print(f"evidence: {escape(str(directory / RECORD))}")
     return {
         Verdict.PASS: ExitCode.PASS,
         Verdict.FAIL: ExitCode.FAIL,
@@ -185,6 +186,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: sandbox killed, record written
     try:
         code = app(standalone_mode=False)
+        if code == TYPER_INTERRUPTED:
+            raise KeyboardInterrupt
     except typer.TyperException as error:
         message = error.format_message() or "a command is missing"  # without arguments the help has been printed
         errors.print(f"harness: {message} (see `harness --help`)", markup=False)
@@ -198,7 +201,7 @@ def main() -> None:
     except RefereeError as error:
         errors.print(f"harness: {error}", markup=False)
         code = ExitCode.ERROR
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         errors.print("harness: interrupted; what was recorded so far is kept, with verdict ERROR")
         code = ExitCode.ERROR
     except Exception:  # the harness's own fault must not look like a verdict about the submission
