@@ -1,0 +1,167 @@
+"""The doctor says what is missing and what it costs, from checks that really try."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from harness import doctor
+from harness.doctor import Check, Cost, require, require_hardware
+from harness.errors import EnvironmentMissing, RefereeError
+from harness.gpus import device_nodes, gpu_names
+from harness.rules import load_rules
+
+
+@pytest.mark.sandbox
+def test_this_machine_was_really_tried(machine: list[Check]) -> None:
+    found = {check.name: check for check in machine}
+    assert len(found) == len(machine), "no two checks have one name"
+    for name in ("Python", "bubblewrap", "sandbox", "disk"):
+        assert found[name].ok, found[name].detail
+    assert found["phase uids"].ok == found[doctor.ACCESS_MONITOR].ok == (os.geteuid() == 0)
+    assert all(check.cost is not Cost.NOTHING for check in machine if not check.ok), "what is missing costs something"
+
+
+def test_what_stops_everything_is_an_environment_error() -> None:
+    checks = [Check("a", True, "fine", Cost.NO_RUN), Check("b", False, "gone; install it", Cost.NO_RUN)]
+    with pytest.raises(EnvironmentMissing, match="b: gone; install it"):
+        require(checks)
+
+
+def test_what_makes_a_pass_impossible_is_told_and_the_rest_is_not() -> None:
+    checks = [
+        Check("fine", True, "here", Cost.NO_PASS),
+        Check("witness", False, "gone", Cost.NO_PASS),
+        Check("torch", False, "gone", Cost.NO_SUBMISSION),
+    ]
+    assert require(checks) == ["witness: gone"]
+
+
+def test_rules_without_gpus_need_none_and_rules_with_gpus_name_them(monkeypatch) -> None:
+    require_hardware(load_rules("demo").rules)
+    record = load_rules("record").rules
+    for names, enough in (
+        ([], False),
+        (["NVIDIA H100 80GB HBM3"] * 7, False),
+        (["NVIDIA H100 80GB HBM3"] * 8, True),
+        (["NVIDIA H100 80GB HBM3"] * 7 + ["NVIDIA A100"], False),
+        (["NVIDIA A100"] * 8, False),
+    ):
+        monkeypatch.setattr(doctor, "gpu_names", lambda names=names: names)
+        if enough:
+            require_hardware(record)
+        else:
+            with pytest.raises(EnvironmentMissing, match="8x H100"):
+                require_hardware(record)
+
+
+def test_gpus_are_read_from_the_driver(tmp_path: Path) -> None:
+    for bus, text in (("0000:b0", "Model: \t\t NVIDIA H100\nIRQ: 5\n"), ("0000:a0", "Model: NVIDIA A100\n"), ("x", "")):
+        (tmp_path / bus).mkdir()
+        (tmp_path / bus / "information").write_text(text)
+    assert gpu_names(tmp_path) == ["NVIDIA A100", "NVIDIA H100", "unknown"]
+    assert gpu_names(tmp_path / "nothing") == []
+
+
+def test_only_character_devices_count_as_gpu_nodes(tmp_path: Path) -> None:
+    (tmp_path / "nvidia0").write_text("a plain file")
+    (tmp_path / "nvidia-caps").mkdir()
+    assert device_nodes(tmp_path) == []
+
+
+def test_a_missing_bubblewrap_is_noticed_and_says_how_to_get_it(monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    check = doctor._check_bubblewrap()
+    assert (check.ok, check.cost) == (False, Cost.NO_RUN)
+    assert "install" in check.detail
+    assert not doctor._check_sandbox().ok
+
+
+def test_a_sandbox_that_does_not_wall_off_is_noticed(monkeypatch) -> None:
+    """Attack S13: a wrapper that lets everything through must not pass the self-check."""
+    import select
+    import subprocess
+    import sys
+
+    from harness.sandbox import SandboxEvent
+
+    class PassThrough:
+        """Runs the command on the host itself."""
+
+        def start(self, spec):
+            class Run:
+                def __init__(self) -> None:
+                    command = [sys.executable, *spec.command[1:]]
+                    self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                    self.log_descriptor = self.process.stdout.fileno()
+                    self.told = False
+
+                def launch(self) -> float:
+                    return 0.0
+
+                def event(self):
+                    if self.told:
+                        return SandboxEvent("empty", 0.0)
+                    self.process.wait(20)
+                    self.told = True
+                    return SandboxEvent("exited", 0.0, self.process.returncode)
+
+                def network_attempts(self) -> int:
+                    return 1
+
+                def close(self) -> None:
+                    select.select([], [], [], 0)
+                    self.process.stdout.close()
+
+            return Run()
+
+    monkeypatch.setattr(doctor, "BubblewrapSandbox", PassThrough)
+    check = doctor._check_sandbox()
+    assert not check.ok
+    assert check.cost is Cost.NO_RUN
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root there is no monitor to break")
+def test_a_monitor_that_denies_nothing_is_noticed(monkeypatch) -> None:
+    class Asleep:
+        def __init__(self, registration) -> None:
+            pass
+
+        def mark(self, path, name) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(doctor, "AccessMonitor", Asleep)
+    check = doctor._check_fanotify()
+    assert (check.ok, check.cost) == (False, Cost.NO_PASS)
+
+    class Broken(Asleep):
+        def __init__(self, registration) -> None:
+            raise RefereeError("no permission events in this kernel")
+
+    monkeypatch.setattr(doctor, "AccessMonitor", Broken)
+    check = doctor._check_fanotify()
+    assert (check.ok, check.cost) == (False, Cost.NO_PASS)
+    assert "no permission events" in check.detail
+
+
+def test_too_little_room_is_noticed(monkeypatch, tmp_path) -> None:
+    assert doctor._check_disk(tmp_path / "not" / "there" / "yet").ok
+    monkeypatch.setattr(doctor, "MINIMUM_FREE_BYTES", 1 << 60)
+    check = doctor._check_disk(tmp_path)
+    assert (check.ok, check.cost) == (False, Cost.NO_RUN)
+
+
+def test_the_environment_is_facts_for_a_record() -> None:
+    facts = doctor.environment()
+    assert facts["root"] == (os.geteuid() == 0)
+    assert facts["cores"] == len(os.sched_getaffinity(0))
+    assert facts["memory_bytes"] > 1 << 28
+    assert facts["python"].startswith("3.")
+    assert all(value is None or isinstance(value, (str, int, float, bool)) for value in facts.values())
+    assert not any(str(Path.home()) in str(value) for value in facts.values()), "nothing personal"

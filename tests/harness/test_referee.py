@@ -1,0 +1,650 @@
+"""A run ends in a record whose every number can be checked against the files beside it, whatever happens on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from conftest import TESTS
+
+from harness import referee as referee_module
+from harness.access import AccessMonitor
+from harness.contestant import load_contestant
+from harness.data.manifest import Manifest
+from harness.data.shards import read_shard
+from harness.errors import InputError, RefereeError
+from harness.evidence.ledger import read_ledger
+from harness.evidence.record import Record, Verdict, json_schema
+from harness.registry import Registration
+from harness.rules import load_rules
+from harness.sandbox.bubblewrap import BubblewrapSandbox
+from harness.scoring.bpb import TokenBytes, unigram_nats
+
+MINIMAL = TESTS / "honest" / "minimal"
+REPOSITORY = TESTS.parent
+PATIENCE = 30.0
+pytestmark = pytest.mark.sandbox
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can watch opens")
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        time.sleep(0.01)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def submission(tmp_path) -> Path:
+    """A copy of the minimal submission to change."""
+    return Path(shutil.copytree(MINIMAL, tmp_path / "submission"))
+
+
+@pytest.fixture
+def changed_rules(tmp_path):
+    """The toy rules with some values changed, as (key, value) of TOML lines."""
+
+    def make(**changes: str):
+        text = (TESTS / "toy.toml").read_text()
+        for key, value in changes.items():
+            text, count = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
+            assert count, key
+        path = tmp_path / "changed.toml"
+        path.write_text(text)
+        return load_rules(str(path))
+
+    return make
+
+
+def runs_of(referee) -> list[Path]:
+    return sorted(referee.out.iterdir()) if referee.out.exists() else []
+
+
+# --- one honest run, looked at from all sides
+
+
+@pytest.fixture(scope="module")
+def honest(toy_rules, toy_data, machine, tmp_path_factory):
+    from conftest import Referee
+
+    referee = Referee(toy_rules, toy_data, tmp_path_factory.mktemp("honest") / "runs", machine)
+    record, directory = referee.run(MINIMAL, environment={"kernel": "test"}, seeds=(1, 2))
+    return referee, record, directory
+
+
+@needs_root
+def test_the_run_passes_and_nothing_is_left_lying_about(honest) -> None:
+    _, record, directory = honest
+    assert (record.verdict, record.reasons) == (Verdict.PASS, ())
+    assert sorted(path.name for path in directory.iterdir() if not path.name.startswith("submission")) == [
+        "ledger.jsonl",
+        "record.json",
+        "seed-1",
+        "seed-2",
+    ]
+    logs = ["eval.log", "quantize.log", "train.log"]
+    files = ["artifact.bin", "calibration.bin", "checkpoint.safetensors", *logs, "nats.f32"]
+    assert sorted(path.name for path in (directory / "seed-1").iterdir()) == sorted(files)
+
+
+def test_the_file_says_what_was_returned_and_fits_its_schema(honest) -> None:
+    _, record, directory = honest
+    data = json.loads((directory / "record.json").read_text())
+    assert Record.model_validate(data) == record
+    schema = json.loads(json_schema())
+    jsonschema.validate(data, schema, cls=jsonschema.Draft202012Validator)
+    for place in (data, data["seeds"][0], data["seeds"][0]["phases"]["train"], data["rules"]):
+        place["unknown"] = 1
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(data, schema, cls=jsonschema.Draft202012Validator)
+        del place["unknown"]
+
+
+def test_the_keys_that_the_issue_names_are_there(honest) -> None:
+    _, _, directory = honest
+    data = json.loads((directory / "record.json").read_text())
+    assert {"verdict", "reasons", "rules", "submission", "data", "environment", "seeds"} <= set(data)
+    seed = data["seeds"][0]
+    assert seed.keys() >= {"seed", "phases", "artifact_bytes", "code_bytes", "total_bytes"}
+    assert seed.keys() >= {"val_loss", "val_bpb", "tokens", "bytes"}
+    assert list(seed["phases"]) == ["train", "quantize", "eval"]
+    for phase in seed["phases"].values():
+        assert phase.keys() >= {
+            "prepare_seconds",
+            "clock_seconds",
+            "limit_seconds",
+            "exit_code",
+            "opens_allowed",
+            "opens_denied",
+        }
+
+
+def test_every_hash_and_size_is_that_of_the_file(honest) -> None:
+    referee, record, directory = honest
+    assert record.run == directory.name
+    assert record.rules.sha256 == sha256(TESTS / "toy.toml")
+    assert record.data.manifest_sha256 == sha256(referee.data / "manifest.json")
+    for seed in record.seeds:
+        folder = directory / f"seed-{seed.seed}"
+        assert set(seed.outputs) == {"checkpoint.safetensors", "artifact.bin", "calibration.bin"}
+        for name, output in seed.outputs.items():
+            assert (output.bytes, output.sha256) == ((folder / name).stat().st_size, sha256(folder / name))
+            assert (folder / name).stat().st_mode & 0o777 == 0o444
+        assert seed.artifact_bytes == (folder / "artifact.bin").stat().st_size
+        assert seed.total_bytes == seed.artifact_bytes + seed.code_bytes
+        assert seed.nats_sha256 == sha256(folder / "nats.f32")
+        for name, phase in seed.phases.items():
+            assert phase.log_bytes == (folder / f"{name}.log").stat().st_size
+            assert not phase.log_truncated
+
+
+def test_the_submission_s_numbers_follow_from_its_files(honest, tmp_path) -> None:
+    _, record, directory = honest
+    lines = ""
+    for path in sorted(path for path in MINIMAL.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        lines += f"{sha256(path)}  {path.relative_to(MINIMAL)}\n"
+    assert record.submission.tree_sha256 == hashlib.sha256(lines.encode()).hexdigest()
+    command = json.dumps(["python", "serve.py"])
+    by_hand = len((MINIMAL / "serve.py").read_bytes()) + len("serve.py") + len(command)
+    assert {seed.code_bytes for seed in record.seeds} == {by_hand}
+    assert load_contestant(MINIMAL, "toy", tmp_path / "again").code_bytes == by_hand
+    assert (directory / "submission" / "serve.py").read_bytes() == (MINIMAL / "serve.py").read_bytes()
+
+
+def test_the_score_follows_from_the_kept_nats_and_the_data(honest) -> None:
+    referee, record, directory = honest
+    val = read_shard(referee.data / "toy_val_000000.bin")
+    text_bytes = Manifest.load(referee.data).text.val.bytes
+    assert TokenBytes.from_tokenizer(referee.data / "tokenizer.model").count(val) == text_bytes
+    logits = np.frombuffer((directory / "seed-1" / "artifact.bin").read_bytes(), np.float16).astype(np.float64)
+    expected = np.log(np.exp(logits).sum()) - logits[val[1:]]
+    for seed in record.seeds:
+        nats = np.fromfile(directory / f"seed-{seed.seed}" / "nats.f32", "<f4").astype(np.float64)
+        np.testing.assert_allclose(nats, expected, rtol=1e-6)
+        assert (seed.tokens, seed.bytes) == (len(val) - 1, text_bytes)
+        assert seed.val_loss == pytest.approx(nats.mean(), rel=1e-12)
+        assert seed.val_bpb == pytest.approx(nats.sum() / math.log(2) / text_bytes, rel=1e-12)
+        assert seed.unigram_bpb == pytest.approx(unigram_nats(val) / math.log(2) / text_bytes, rel=1e-12)
+        assert seed.val_bpb > seed.unigram_bpb, "no unigram model beats the best one"
+
+
+@needs_root
+def test_the_clocks_add_up(honest) -> None:
+    referee, record, directory = honest
+    events, head = read_ledger(directory / "ledger.jsonl")
+    assert head == record.ledger_head
+    limits = referee.rules.rules.clock
+    for seed in record.seeds:
+        train, quantize, evaluation = (seed.phases[name] for name in ("train", "quantize", "eval"))
+        assert train.limit_seconds == limits.train_seconds
+        assert quantize.limit_seconds == pytest.approx(limits.train_seconds - train.clock_seconds)
+        assert evaluation.limit_seconds == limits.eval_seconds
+        for phase in seed.phases.values():
+            assert phase.gate_seen
+            assert phase.exit_code == 0
+            assert 0 < phase.prepare_seconds < phase.prepare_limit_seconds
+            assert 0 < phase.clock_seconds < phase.limit_seconds
+            assert phase.opens_denied == ()
+        assert (train.opens_allowed, quantize.opens_allowed, evaluation.opens_allowed) == (2, 1, 1)
+        for name, phase in seed.phases.items():
+            begin, end = (
+                event["monotonic"]
+                for event in events
+                if event["event"] in ("phase_start", "phase_end")
+                and (event["seed"], event["phase"]) == (seed.seed, name)
+            )
+            assert phase.prepare_seconds + phase.clock_seconds <= end - begin
+
+
+def test_each_phase_s_walls_are_evidence(honest) -> None:
+    _, record, _ = honest
+    phases = [phase for seed in record.seeds for phase in seed.phases.values()]
+    assert len({phase.sandbox.pid_namespace for phase in phases}) >= 2
+    if os.geteuid() == 0:
+        assert len({phase.sandbox.uid for phase in phases}) == len(phases), "each phase has a uid of its own"
+    for phase in phases:
+        assert {target for target, kind in phase.sandbox.mounts if kind == "rw" and not target.startswith("/dev/")} == {
+            "/out",
+            "/proc",
+            "/tmp",
+        }
+    quantize = {target for target, _ in record.seeds[0].phases["quantize"].sandbox.mounts if target.startswith("/in")}
+    assert quantize == {
+        "/in/phase.json",
+        "/in/submission",
+        "/in/checkpoint/checkpoint.safetensors",
+        "/in/train/toy_train_000000.bin",  # decoys
+        "/in/train/toy_train_000001.bin",
+        "/in/val/toy_val_000000.bin",
+    }
+
+
+def test_the_ledger_tells_the_run_in_order(honest) -> None:
+    _, _, directory = honest
+    events, _ = read_ledger(directory / "ledger.jsonl")
+    kinds = [event["event"] for event in events if event["event"] not in ("open", "gate", "walls")]
+    one_seed = [
+        *("phase_start", "phase_end", "output"),
+        *("calibration_key", "phase_start", "phase_end", "output", "output"),
+        *("phase_start", "phase_end", "score"),
+    ]
+    assert kinds == ["start", *one_seed, *one_seed, "verdict"]
+    keys = [event["key"] for event in events if event["event"] == "calibration_key"]
+    assert len(set(keys)) == 2, "each seed has a key of its own"
+    times = [event["monotonic"] for event in events]
+    assert times == sorted(times)
+
+
+# --- input that does not fit: an InputError, and nothing left behind
+
+
+def test_a_shard_in_the_submission_is_refused(referee, submission: Path) -> None:
+    """Attack D09: a verbatim copy under another name."""
+    shutil.copy(referee.data / "toy_val_000000.bin", submission / "weights.bin")
+    record, directory = referee.run(submission)
+    assert record.verdict is Verdict.FAIL
+    assert [reason.code for reason in record.reasons] == ["shard_copy"]
+    assert "weights.bin" in record.reasons[0].text
+    assert record.seeds == ()
+    assert not (directory / "seed-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"val_tokens": "12345"}, "12,345"),
+        ({"tokenizer_sha256": f'"{"a" * 64}"'}, "a" * 64),
+        ({"vocab_size": "321"}, "321"),
+        ({"name": '"another"'}, "rules.another"),
+    ],
+)
+def test_rules_that_do_not_fit_leave_nothing_behind(referee, submission, changed_rules, changes, named) -> None:
+    with pytest.raises(InputError, match=named):
+        referee.run(submission, rules=changed_rules(**changes))
+    assert runs_of(referee) == []
+
+
+@pytest.fixture
+def damaged_data(toy_data, tmp_path) -> Path:
+    return Path(shutil.copytree(toy_data, tmp_path / "damaged"))
+
+
+def flip_a_byte(data: Path) -> None:
+    path = data / "toy_train_000001.bin"
+    content = bytearray(path.read_bytes())
+    content[2000] ^= 1
+    path.write_bytes(content)
+
+
+def remove_a_shard(data: Path) -> None:
+    (data / "toy_val_000000.bin").unlink()
+
+
+def link_a_shard(data: Path) -> None:
+    path = data / "toy_val_000000.bin"
+    path.rename(data / "elsewhere")
+    path.symlink_to("elsewhere")
+
+
+def lie_about_the_text(data: Path) -> None:
+    manifest = json.loads((data / "manifest.json").read_text())
+    manifest["text"]["val"]["bytes"] += 1
+    (data / "manifest.json").write_text(json.dumps(manifest))
+
+
+def remove_the_manifest(data: Path) -> None:
+    (data / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, remove_a_shard, link_a_shard, lie_about_the_text, remove_the_manifest])
+def test_data_that_is_not_as_it_should_be_leaves_nothing_behind(referee, submission, damaged_data, damage) -> None:
+    damage(damaged_data)
+    with pytest.raises(InputError):
+        referee.run(submission, data=damaged_data)
+    assert runs_of(referee) == []
+
+
+def test_a_submission_that_cannot_be_read_leaves_nothing_behind(referee, submission: Path) -> None:
+    os.mkfifo(submission / "fifo")
+    with pytest.raises(InputError):
+        referee.run(submission)
+    assert runs_of(referee) == []
+
+
+def test_runs_inside_the_submission_are_refused(referee, submission: Path) -> None:
+    with pytest.raises(InputError, match="inside"):
+        referee.run(submission, out=submission / "runs")
+    assert not (submission / "runs").exists()
+
+
+def test_an_out_that_is_a_file_is_refused(referee, submission: Path, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="run directory"):
+        referee.run(submission, out=tmp_path / "file")
+
+
+# --- rules about the whole
+
+
+def test_too_few_seeds_fail(referee, submission, changed_rules) -> None:
+    (submission / "train.py").write_text("raise SystemExit(5)")
+    record, _ = referee.run(submission, rules=changed_rules(minimum="2"))
+    assert record.verdict is Verdict.FAIL
+    assert [reason.code for reason in record.reasons] == ["exit_code", "seeds_missing"]
+
+
+@pytest.mark.parametrize(("spare", "verdict"), [(0, Verdict.PASS), (-1, Verdict.FAIL)])
+@needs_root
+def test_the_size_limit_is_exact(referee, submission, changed_rules, tmp_path, spare: int, verdict) -> None:
+    code = load_contestant(submission, "toy", tmp_path / "measured").code_bytes
+    artifact = 320 * 2
+    rules = changed_rules(artifact_and_code_bytes=str(code + artifact + spare))
+    record, _ = referee.run(submission, rules=rules)
+    assert record.verdict is verdict
+    assert record.seeds[0].total_bytes == code + artifact
+    assert [reason.code for reason in record.reasons] == ([] if spare == 0 else ["size_over_limit"])
+    assert list(record.seeds[0].phases) == ["train", "quantize", *(["eval"] if spare == 0 else [])]
+
+
+def test_a_missing_witness_makes_the_best_verdict_unproven(referee, submission) -> None:
+    record, directory = referee.run(submission, monitored=False, missing_witnesses=["access monitor: test"])
+    assert record.verdict is Verdict.UNPROVEN
+    assert [(reason.kind, reason.text) for reason in record.reasons] == [("missing_witness", "access monitor: test")]
+    phase = record.seeds[0].phases["train"]
+    assert not phase.gate_seen
+    assert phase.prepare_seconds == 0
+    assert phase.clock_seconds > 0
+    assert read_ledger(directory / "ledger.jsonl")[1] == record.ledger_head
+
+
+def test_a_missing_witness_does_not_excuse_a_broken_rule(referee, submission) -> None:
+    (submission / "train.py").write_text("raise SystemExit(5)")
+    record, _ = referee.run(submission, monitored=False, missing_witnesses=["access monitor: test"])
+    assert record.verdict is Verdict.FAIL
+    assert {reason.kind for reason in record.reasons} == {"missing_witness", "violation"}
+
+
+def test_a_seed_that_fails_does_not_stop_the_others(referee, submission) -> None:
+    """Attack C10: every seed is in the record, also the unlucky ones."""
+    text = (submission / "train.py").read_text()
+    guard = "import json\nif json.load(open('/in/phase.json'))['seed'] == 2: raise SystemExit(9)\n"
+    (submission / "train.py").write_text(guard + text)
+    record, _ = referee.run(submission, seeds=(2, 1))
+    assert record.verdict is Verdict.FAIL
+    assert [(reason.code, reason.seed, reason.phase) for reason in record.reasons] == [("exit_code", 2, "train")]
+    assert [seed.seed for seed in record.seeds] == [2, 1]
+    assert [seed.val_bpb is None for seed in record.seeds] == [True, False]
+
+
+# --- faults of the referee
+
+
+def test_ctrl_c_leaves_a_record_with_verdict_error(referee, submission, monkeypatch) -> None:
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(referee_module, "quantize_phase", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        referee.run(submission)
+    (directory,) = runs_of(referee)
+    record = Record.model_validate_json((directory / "record.json").read_text())
+    assert record.verdict is Verdict.ERROR
+    assert [reason.code for reason in record.reasons] == ["interrupted"]
+    assert list(record.seeds[0].phases) == ["train"]
+    assert not (directory / "INCOMPLETE").exists()
+    assert not (directory / "scratch").exists()
+
+
+class BrokenSandbox(BubblewrapSandbox):
+    """Works for train, then fails in some way."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def start(self, spec):
+        if spec.label.startswith("quantize"):
+            raise self.error
+        return super().start(spec)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RefereeError("the walls fell"), "referee_error"),
+        (ZeroDivisionError("surprise"), "unexpected"),
+        (OSError(28, "No space left on device"), "unexpected"),
+        (MemoryError(), "unexpected"),
+        (RecursionError(), "unexpected"),
+    ],
+)
+def test_a_fault_of_the_harness_is_an_error_and_keeps_the_evidence(referee, submission, error, code) -> None:
+    record, directory = referee.run(submission, sandbox=BrokenSandbox(error))
+    assert record.verdict is Verdict.ERROR
+    assert [(reason.kind, reason.code) for reason in record.reasons] == [("referee_error", code)]
+    assert (directory / "seed-1" / "checkpoint.safetensors").exists()
+    assert list(record.seeds[0].phases) == ["train"]
+    assert read_ledger(directory / "ledger.jsonl")[1] == record.ledger_head
+    assert (directory / "harness-error.txt").exists() == (code == "unexpected")
+    shard = referee.data / "toy_train_000000.bin"
+    assert subprocess.run(["cat", str(shard)], capture_output=True).returncode == 0, "no mark is left behind"
+
+
+def test_a_ledger_that_cannot_be_written_is_an_error_with_a_record(referee, submission, monkeypatch) -> None:
+    """Attack X43: a full disk takes half a line and says nothing."""
+    from harness.evidence import ledger as ledger_module
+
+    class HalfFull:
+        """The os module, whose writes come up short after the third."""
+
+        writes = 0
+
+        def __getattr__(self, name: str):
+            return getattr(os, name)
+
+        def write(self, descriptor: int, data: bytes) -> int:
+            self.writes += 1
+            return os.write(descriptor, data if self.writes <= 3 else data[:7])
+
+    monkeypatch.setattr(ledger_module, "os", HalfFull())
+    record, directory = referee.run(submission)
+    assert record.verdict is Verdict.ERROR
+    assert any("short write" in reason.text for reason in record.reasons)
+    assert (directory / "record.json").exists()
+
+
+@needs_root
+@pytest.mark.privileged
+def test_a_listener_lost_during_a_phase_is_an_error(referee, submission, monkeypatch) -> None:
+    """Attack X13: no verdict about opens that nobody saw."""
+    (submission / "train.py").write_text("import time\nopen('/in/train/toy_train_000000.bin')\ntime.sleep(6)\n")
+    real = AccessMonitor.grant
+
+    def grant_and_lose(self, *arguments) -> None:
+        real(self, *arguments)
+        self._processes[1].kill()
+
+    monkeypatch.setattr(AccessMonitor, "grant", grant_and_lose)
+    record, _ = referee.run(submission)
+    assert record.verdict is Verdict.ERROR
+    assert "lost" in record.reasons[0].text
+    shard = referee.data / "toy_train_000000.bin"
+    assert subprocess.run(["cat", str(shard)], capture_output=True).returncode == 0
+
+
+def test_a_fault_of_the_referee_that_cannot_be_written_down_is_never_a_pass(referee, tmp_path, monkeypatch) -> None:
+    """A full disk: neither the scores nor the error can be kept."""
+    real_write, real_text = referee_module.write_atomically, Path.write_text
+
+    def full_for_nats(path, content):
+        if Path(path).name == "nats.f32":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real_write(path, content)
+
+    def full_for_error(self, *args, **options):
+        if self.name == "harness-error.txt":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real_text(self, *args, **options)
+
+    monkeypatch.setattr(referee_module, "write_atomically", full_for_nats)
+    monkeypatch.setattr(Path, "write_text", full_for_error)
+    with contextlib.suppress(OSError):
+        referee.run(MINIMAL)
+    (found,) = (tmp_path / "runs").glob("*/record.json")
+    record = Record.model_validate_json(found.read_text())
+    assert record.verdict is Verdict.ERROR
+
+
+# --- odd submissions
+
+
+@pytest.mark.slow
+def test_odd_names_and_many_files_are_no_obstacle(referee, submission) -> None:
+    folder = submission / "a folder"
+    folder.mkdir()
+    for name in ("file with spaces.txt", "ünïcode", "back\\slash", "-rf", "x" * 200, "%s", "'quoted\"", "[1]*?"):
+        (folder / name).write_text("odd")
+    for number in range(3100):
+        (folder / f"{number}.txt").touch()
+    text = (submission / "submission.toml").read_text()
+    (submission / "submission.toml").write_text(text.replace('eval_files = ["serve.py"]', ""))
+    record, _ = referee.run(submission)
+    assert record.verdict is (Verdict.PASS if os.geteuid() == 0 else Verdict.UNPROVEN), record.reasons
+
+
+def test_a_deep_tree_left_behind_does_not_stop_the_record(referee, submission) -> None:
+    code = "import os\nos.chdir('/out')\nfor _ in range(3000):\n    os.mkdir('d'); os.chdir('d')\n"
+    (submission / "train.py").write_text((submission / "train.py").read_text() + code)
+    record, directory = referee.run(submission)
+    assert [reason.code for reason in record.reasons] == ["output_undeclared"]
+    assert not (directory / "scratch").exists()
+
+
+def test_a_log_is_cut_at_its_limit_and_the_record_says_so(referee, submission) -> None:
+    """Attack X44."""
+    (submission / "train.py").write_text("print('x' * 5_000_000)\nraise SystemExit(1)")
+    record, directory = referee.run(submission)
+    phase = record.seeds[0].phases["train"]
+    assert phase.log_truncated
+    assert phase.log_bytes > 5_000_000
+    assert (directory / "seed-1" / "train.log").stat().st_size == referee.rules.rules.limits.log_bytes
+
+
+def test_a_calibration_key_follows_from_the_checkpoint_and_the_ledger(honest) -> None:
+    """Attack Q06: the key cannot be known before the checkpoint is fixed, so it cannot be searched."""
+    _, record, directory = honest
+    events, _ = read_ledger(directory / "ledger.jsonl")
+    checkpoints = [seed.outputs["checkpoint.safetensors"].sha256 for seed in record.seeds]
+    found = [event for event in events if event["event"] == "calibration_key"]
+    for event, checkpoint in zip(found, checkpoints, strict=True):
+        material = f"calibration {checkpoint} {event['previous']}"
+        assert event["key"] == hashlib.sha256(material.encode()).hexdigest()
+
+
+# --- processes from outside
+
+
+def command(data: Path, submission: Path, out: Path) -> list[str]:
+    options = {"--rules": TESTS / "toy.toml", "--submission": submission, "--data": data, "--out": out}
+    parts = [str(part) for pair in options.items() for part in pair]
+    return [sys.executable, "-m", "harness.cli", "record", *parts]
+
+
+@needs_root
+@pytest.mark.privileged
+@pytest.mark.slow
+def test_two_runs_at_once_on_the_same_data_both_pass(toy_data, submission, tmp_path) -> None:
+    """The first is in its train phase, its marks in place, when the second starts."""
+    slow = Path(shutil.copytree(submission, tmp_path / "slow"))
+    wait = (
+        "import os, time\nopen('/out/started', 'w').close()\nwhile not os.path.exists('/out/go'): time.sleep(0.01)\n"
+        "os.unlink('/out/started')\nos.unlink('/out/go')\n"
+    )
+    (slow / "train.py").write_text((slow / "train.py").read_text() + wait)
+    first = subprocess.Popen(
+        command(toy_data, slow, tmp_path / "first"), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    started = lambda: list((tmp_path / "first").glob("*/scratch/*/out/started"))  # noqa: E731
+    wait_until(started, "the first run trains")
+    second = subprocess.run(
+        command(toy_data, submission, tmp_path / "second"), cwd=REPOSITORY, capture_output=True, timeout=PATIENCE
+    )
+    assert second.returncode == 0, second.stdout + second.stderr
+    (sign,) = started()
+    sign.with_name("go").touch()
+    os.chown(sign.with_name("go"), sign.stat().st_uid, -1)
+    said, _ = first.communicate(timeout=PATIENCE)
+    assert first.returncode == 0, said
+    for folder in ("first", "second"):
+        (found,) = (tmp_path / folder).glob("*/record.json")
+        record = Record.model_validate_json(found.read_text())
+        assert sum(phase.outsider_opens_denied for phase in record.seeds[0].phases.values()) == 0
+
+
+@needs_root
+@pytest.mark.privileged
+@pytest.mark.slow
+def test_kill_9_leaves_nothing_behind_but_a_directory_that_says_incomplete(toy_data, submission, tmp_path) -> None:
+    """Attack F06: while the harness dies the shards stay closed to the sandbox, and afterwards open to everybody."""
+    (submission / "train.py").write_text(
+        "import time\nopen('/in/train/toy_train_000000.bin')\nopen('/out/started', 'w').close()\ntime.sleep(3600)\n"
+    )
+    shard = toy_data / "toy_train_000000.bin"
+    harness = subprocess.Popen(
+        command(toy_data, submission, tmp_path / "runs"), cwd=REPOSITORY, stdout=subprocess.DEVNULL
+    )
+    try:
+        started = lambda: list((tmp_path / "runs").glob("*/scratch/1-train/out/started"))  # noqa: E731
+        wait_until(started, "it trains")
+        uid = started()[0].stat().st_uid
+        assert processes_of(uid)
+        assert subprocess.run(["cat", str(shard)], capture_output=True).returncode != 0, "gated"
+    finally:
+        harness.send_signal(signal.SIGKILL)
+        harness.wait()
+    wait_until(lambda: not processes_of(uid), "the sandbox is gone")
+    wait_until(lambda: subprocess.run(["cat", str(shard)], capture_output=True).returncode == 0, "the shard is open")
+    (directory,) = (tmp_path / "runs").iterdir()
+    assert (directory / "INCOMPLETE").exists()
+    assert not (directory / "record.json").exists()
+    events, _ = read_ledger(directory / "ledger.jsonl")
+    assert events[-1]["event"] == "phase_start"
+    with Registration("after", tmp_path / "registry") as registration:  # and the next run can mark them again
+        monitor = AccessMonitor(registration)
+        monitor.mark(shard, "shard")
+        monitor.close()
+
+
+def processes_of(uid: int) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and entry.stat().st_uid == uid:
+                found.append(entry.name)
+    return found
+
+
+def test_a_request_is_data() -> None:
+    assert dataclasses.is_dataclass(referee_module.RunRequest)
+    with pytest.raises(TypeError):
+        referee_module.RunRequest()

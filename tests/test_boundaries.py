@@ -1,0 +1,140 @@
+"""Who may import whom: the referee never imports a contestant, and what must be small and trusted stays so.
+
+import-linter reads the contract in pyproject.toml, but it does not see `harness/scoring`, which has no `__init__.py`
+(in a sandbox it is a namespace with the wire module alone). So the same is asked once more of the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TESTS
+
+REPOSITORY = TESTS.parent
+STANDARD = set(sys.stdlib_module_names) | {"__future__"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def sources(package: str) -> dict[str, Path]:
+    """Every module of `package`, also in folders without __init__.py."""
+    return {module_name(path): path for path in (REPOSITORY / package).rglob("*.py") if "__pycache__" not in path.parts}
+
+
+OURS = {**sources("harness"), **sources("submission")}
+
+
+def imports(path: Path) -> set[str]:
+    """All modules that the file imports, anywhere in it, as absolute names; of ours the module, not the package."""
+    found = set()
+    package = module_name(path).split(".") if path.name == "__init__.py" else module_name(path).split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                found.add(inner if inner in OURS else base)
+    return found
+
+
+def reachable(module: str) -> set[str]:
+    """Everything that importing `module` imports: of ours transitively, packages' __init__ included."""
+    seen, pending = set(), [module]
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in OURS:
+            pending += imports(OURS[name])
+            pending += [name.rpartition(".")[0]] if "." in name else []
+    return seen
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+@pytest.mark.parametrize("module", sorted(sources("harness")))
+def test_the_harness_imports_neither_a_submission_nor_torch(module: str) -> None:
+    assert {top(name) for name in imports(OURS[module])} & {"submission", "torch", "tests", "conftest"} == set()
+
+
+@pytest.mark.parametrize("module", sorted(sources("submission")))
+def test_a_submission_imports_of_the_harness_the_wire_alone(module: str) -> None:
+    of_the_harness = {name for name in imports(OURS[module]) if top(name) == "harness"}
+    assert of_the_harness <= {"harness.scoring.wire"}
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("harness.errors", set()),
+        ("harness.policy", set()),
+        ("harness.clock", {"harness", "harness.errors"}),
+        ("harness.scoring.windows", set()),
+        ("harness.registry", {"harness", "harness.policy"}),
+        ("harness.fanotify", {"harness", "harness.policy"}),
+        ("harness.listener", {"harness", "harness.policy", "harness.registry", "harness.fanotify"}),
+        ("harness.sandbox.guard", set()),
+        ("harness.scoring.wire", {"numpy"}),
+        ("harness.phases", None),
+    ],
+)
+def test_what_is_pure_or_trusted_needs_little(module: str, allowed: set[str] | None) -> None:
+    found = {name for name in reachable(module) - {module, "harness", "harness.sandbox", "harness.scoring"}}
+    outside = {name for name in found if top(name) not in STANDARD}
+    if allowed is None:  # data about phases: no process, no kernel, no socket
+        assert not found & {"subprocess", "socket", "ctypes", "harness.access", "harness.supervisor", "harness.referee"}
+    else:
+        assert outside <= allowed, outside - allowed
+
+
+@pytest.mark.parametrize("module", ["harness.policy", "harness.clock", "harness.scoring.windows"])
+def test_pure_modules_touch_neither_files_nor_processes_nor_time(module: str) -> None:
+    forbidden = {"os", "sys", "pathlib", "subprocess", "socket", "ctypes", "time", "threading", "random", "io"}
+    assert {top(name) for name in imports(OURS[module])} & forbidden == set()
+
+
+def test_a_listener_starts_without_anything_heavy() -> None:
+    """It answers for the whole machine, so it is up in milliseconds and holds as little code as can be."""
+    code = "import sys, harness.listener; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    before = subprocess.run(
+        [sys.executable, "-c", code.replace(", harness.listener", "")], capture_output=True, text=True
+    )
+    new = set(loaded.stdout.split()) - set(before.stdout.split())
+    assert new - STANDARD == {"harness"}
+
+
+def test_the_guard_runs_without_the_harness() -> None:
+    """`-I -S`: no site-packages, no current directory, no environment."""
+    guard = REPOSITORY / "harness" / "sandbox" / "guard.py"
+    code = f"import sys, runpy; runpy.run_path({str(guard)!r}); print(*sorted(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], cwd="/", capture_output=True, text=True, check=True
+    )
+    assert {top(name) for name in loaded.stdout.split()} - STANDARD - {"__main__", "sitecustomize"} == set()
+
+
+def test_the_command_starts_without_what_only_some_runs_need() -> None:
+    code = "import sys, harness.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert {"torch", "scipy", "submission"} & {top(name) for name in loaded.stdout.split()} == set()
+
+
+def test_the_contract_in_pyproject_is_kept() -> None:
+    program = Path(sys.executable).with_name("lint-imports")
+    ended = subprocess.run([program, "--no-cache"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "0 broken" in ended.stdout
