@@ -23,6 +23,7 @@ from harness.data.manifest import Manifest
 from harness.data.shards import read_shard
 from harness.evidence.record import Record
 from harness.progress import ConsoleObserver
+from harness.registry import Registration
 from harness.sandbox import Limits, Mount, SandboxSpec
 from harness.sandbox.bubblewrap import BubblewrapSandbox
 from harness.scoring.bpb import bits_per_byte
@@ -60,7 +61,11 @@ def measure(run: Path, data: Path, configuration: str) -> list[Gap]:
 
 def score_checkpoint(submission: Path, checkpoint: Path, configuration: str, val: np.ndarray, vocab: int) -> np.ndarray:
     """Nats per token, float32 [N - 1], of the float checkpoint under the submission's own model server."""
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+        Registration(f"gap-{os.getpid()}") as registration,
+    ):
         path = Path(folder) / "scorer.sock"
         listener.bind(str(path))
         path.chmod(0o666)
@@ -85,7 +90,9 @@ def score_checkpoint(submission: Path, checkpoint: Path, configuration: str, val
             limits=Limits(
                 processes=4096,
                 open_files=4096,
-                output_file_bytes=1 << 20,
+                memory_bytes=1 << 34,
+                output_bytes=1 << 20,
+                output_files=10,
                 scratch_bytes=1 << 30,
                 shared_memory_bytes=1 << 30,
             ),
@@ -97,11 +104,12 @@ def score_checkpoint(submission: Path, checkpoint: Path, configuration: str, val
             clock=PhaseClock(PATIENCE_SECONDS, PATIENCE_SECONDS, PATIENCE_SECONDS, gate_is_seen=False),
             gate=frozenset(),
             monitor=None,
+            registration=registration,
             observer=observer,
             log=Log(Path(folder) / "log", 1 << 20, observer),
             scorer=Scorer(val, vocab, listener, observer.scored),
         )
-        outcome = supervisor.run(BubblewrapSandbox(), spec)
+        outcome = supervisor.run(BubblewrapSandbox(), spec, {}, Path(folder))
         if outcome.score is None:
             raise SystemExit(
                 f"the checkpoint could not be scored: {outcome.violations}\n{(Path(folder) / 'log').read_text()}"

@@ -51,7 +51,9 @@ def run_sandboxed(data: Path, options: list[str], monitor: AccessMonitor, submis
         limits=Limits(
             processes=512,
             open_files=4096,
-            output_file_bytes=1 << 20,
+            memory_bytes=1 << 33,
+            output_bytes=1 << 20,
+            output_files=10,
             scratch_bytes=1 << 29,
             shared_memory_bytes=1 << 29,
         ),
@@ -96,7 +98,7 @@ def main() -> None:
                     seconds[kind].append(run_plain(train, options))
                 else:
                     with Registration(f"bench-{os.getpid()}") as registration:
-                        monitor = AccessMonitor(registration)
+                        monitor = AccessMonitor(registration, Path(folder))
                         try:
                             for shard in train.glob("*.bin"):
                                 monitor.mark(shard, shard.name)

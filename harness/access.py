@@ -12,9 +12,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.canary import Canaries
 from harness.errors import RefereeError
 from harness.policy import Grant, Identity, Opener
 from harness.registry import Registration
@@ -48,13 +50,15 @@ def identity(path: Path) -> Identity:
 class AccessMonitor:
     """Starts the listeners; raises RefereeError if they cannot listen. Needs CAP_SYS_ADMIN.
 
-    `registration` tells the listeners of other runs about this one; it stays the caller's to close.
+    `registration` tells the listeners of other runs about this one; it stays the caller's to close. Canaries are made
+    in the directory `scratch`.
     """
 
-    def __init__(self, registration: Registration) -> None:
+    def __init__(self, registration: Registration, scratch: Path) -> None:
         self._channels: list[socket.socket] = []
         self._processes: list[subprocess.Popen] = []
         self._events: list[Open] = []
+        self._canaries: Canaries | None = None
         self._registration = registration
         self.names: dict[Identity, str] = {}
         try:
@@ -62,6 +66,9 @@ class AccessMonitor:
                 self._start_listener()
             for number in range(LISTENERS):
                 self._wait_for(number, "listening")
+            self._canaries = Canaries([self._make_canary(number, scratch) for number in range(LISTENERS)])
+            self._canaries.start()
+            self._canaries.prove()
         except BaseException:
             self.close()
             raise
@@ -87,6 +94,20 @@ class AccessMonitor:
         self._channels.append(ours)
         self._processes.append(process)
 
+    def _make_canary(self, number: int, scratch: Path) -> Path:
+        path = scratch / f"canary-{number}"
+        path.write_text("A canary: nobody can open this file while a run lasts.\n")
+        self._order({"order": "canary", "path": str(path.absolute()), "file": identity(path)}, [number])
+        return path
+
+    def check_alive(self) -> None:
+        """Raise RefereeError if a listener has stopped denying, or answering."""
+        self._canaries.check()
+
+    def prove_alive(self) -> None:
+        """Return when each listener has denied its canary since this call; raises RefereeError if one does not."""
+        self._canaries.prove()
+
     def mark(self, path: Path, name: str) -> Identity:
         """Gate the file at `path`: from now on nobody opens it unasked. `name` stands for it in the evidence."""
         file = identity(path)
@@ -99,7 +120,7 @@ class AccessMonitor:
         this phase's doing.
         """
         grant = Grant(walls.pid_namespace, label, files)
-        self._registration.add(grant)
+        self._registration.add_grant(grant)
         self._order(
             {
                 "order": "grant",
@@ -111,7 +132,7 @@ class AccessMonitor:
         )
 
     def revoke(self, walls: Walls) -> None:
-        self._registration.remove(walls.pid_namespace)
+        """Take every right from a sandbox that is empty."""
         self._order({"order": "revoke", "pid_namespace": walls.pid_namespace})
 
     def filenos(self) -> list[int]:
@@ -134,21 +155,28 @@ class AccessMonitor:
 
     def close(self) -> None:
         """Remove all marks. Only when no sandbox is alive."""
+        if self._canaries:
+            self._canaries.stop()
         for channel in self._channels:
             channel.close()
         for process in self._processes:
-            process.wait()
-
-    def _order(self, order: dict) -> None:
-        data = json.dumps(order).encode()
-        for channel in self._channels:
             try:
-                channel.send(data)
+                process.wait(ANSWER_SECONDS)
+            except subprocess.TimeoutExpired:  # it was stopped, and would leave opens waiting for ever
+                process.kill()
+                process.wait()
+
+    def _order(self, order: dict, listeners: Sequence[int] = range(LISTENERS)) -> None:
+        """Have the order carried out by `listeners`; returns when it is done."""
+        data = json.dumps(order).encode()
+        for number in listeners:
+            try:
+                self._channels[number].send(data)
             except OSError as error:
                 raise RefereeError(
                     f"an access listener was lost ({error}); no statement about opens can be made"
                 ) from None
-        for number in range(len(self._channels)):
+        for number in listeners:
             self._wait_for(number, "done")
 
     def _wait_for(self, number: int, event: str) -> None:

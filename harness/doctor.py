@@ -137,7 +137,13 @@ def _check_sandbox() -> Check:
         "print(*faults, sep=', '); sys.exit(bool(faults))\n"
     )
     limits = Limits(
-        processes=64, open_files=64, output_file_bytes=1 << 20, scratch_bytes=1 << 20, shared_memory_bytes=1 << 20
+        processes=64,
+        open_files=64,
+        memory_bytes=1 << 30,
+        output_bytes=1 << 20,
+        output_files=10,
+        scratch_bytes=1 << 20,
+        shared_memory_bytes=1 << 20,
     )
     spec = SandboxSpec(label="self-check", command=("python", "-c", probe), mounts=(), limits=limits)
     try:
@@ -190,7 +196,7 @@ def _check_fanotify() -> Check:
 
         try:
             with Registration(f"doctor-{os.getpid()}") as registration:
-                monitor = AccessMonitor(registration)
+                monitor = AccessMonitor(registration, Path(folder))
                 try:
                     monitor.mark(canary, "canary")
                     denied = not opens()

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from harness.fanotify import OpenRequest, PermissionGroup, QueueOverflow
 from harness.policy import Grant, Identity, Opener, Rights, decide
+from harness.processes import pid_namespace
 from harness.registry import other_runs
 
 PR_SET_DUMPABLE = 4
@@ -35,10 +36,7 @@ def pid_namespace_of(request: OpenRequest) -> int | None:
 
     The process sleeps in open(), so /proc speaks of it and of no other; a process killed meanwhile is found out by its
     pidfd."""
-    try:
-        inode = os.stat(f"/proc/{request.pid}/ns/pid").st_ino
-    except OSError:
-        return None
+    inode = pid_namespace(request.pid)
     if request.pidfd < 0 or select.select([request.pidfd], [], [], 0)[0]:
         return None
     return inode
@@ -50,6 +48,7 @@ class Listener:
         self.registry = registry
         self.rights = Rights(harness_pid)
         self.group = PermissionGroup()
+        self.canaries: set[Identity] = set()  # denied to everybody, the harness included
         self.sandboxes: dict[int, int] = {}  # pid namespace -> process id of its init
         self.orphaned_at: float | None = None
         # Reports wait here when the harness is slow to read them, so that answering the kernel never waits for the
@@ -75,6 +74,9 @@ class Listener:
                     self.rights = Rights(0)
 
     def handle(self, request: OpenRequest) -> None:
+        if request.file in self.canaries:
+            self.group.answer(request, False)
+            return
         namespace = pid_namespace_of(request)
         decision = decide(request.file, request.pid, namespace, self.rights)
         if decision.opener is Opener.OUTSIDER:  # read the registry only for those whom this run does not know
@@ -106,6 +108,9 @@ class Listener:
         order = json.loads(data)
         if order["order"] == "mark":
             self.group.mark(order["path"], Identity(*order["file"]))
+        elif order["order"] == "canary":
+            self.canaries.add(Identity(*order["file"]))
+            self.group.mark(order["path"], Identity(*order["file"]))
         elif order["order"] == "grant":
             files = frozenset(Identity(*file) for file in order["files"])
             grant = Grant(order["pid_namespace"], order["label"], files)
@@ -122,13 +127,7 @@ class Listener:
         """Whether a sandbox of the dead harness still has processes."""
         if time.monotonic() - self.orphaned_at > ORPHAN_SECONDS:
             return False
-        for namespace, init_pid in self.sandboxes.items():
-            try:
-                if os.stat(f"/proc/{init_pid}/ns/pid").st_ino == namespace:
-                    return True
-            except OSError:
-                continue
-        return False
+        return any(pid_namespace(init_pid) == namespace for namespace, init_pid in self.sandboxes.items())
 
     def tell(self, message: dict) -> None:
         self.reports.append(json.dumps(message).encode())

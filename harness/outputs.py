@@ -38,23 +38,18 @@ def remove_tree(path: Path) -> None:
     subprocess.run(["rm", "-rf", "--one-file-system", "--", str(path)], check=False)
 
 
-def collect(out: Path, declared: Mapping[str, int], destination: Path) -> dict[str, Output]:
-    """Take the `declared` files (name -> most bytes) from the directory `out` over into `destination`.
+def collect(directory: int, declared: Mapping[str, int], destination: Path) -> dict[str, Output]:
+    """Take the `declared` files (name -> most bytes) from an open directory over into `destination`.
 
     Raises Violation if one is missing, is not a regular file, is larger than declared, or if anything else lies there.
     The sandbox must be empty; if a violation is raised the files copied before it stay in `destination`, as evidence.
     """
-    directory = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if entry.name not in declared:
-                    raise Violation(
-                        Reason.OUTPUT_UNDECLARED, f"/out holds {os.fsencode(entry.name)[:80]!r}, which was not declared"
-                    )
-        return {name: _take_over(directory, name, most, destination / name) for name, most in declared.items()}
-    finally:
-        os.close(directory)
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name not in declared:
+                name = os.fsencode(entry.name)[:80]
+                raise Violation(Reason.OUTPUT_UNDECLARED, f"/out holds {name!r}, which was not declared")
+    return {name: _take_over(directory, name, most, destination / name) for name, most in declared.items()}
 
 
 def _take_over(directory: int, name: str, most: int, target: Path) -> Output:

@@ -20,7 +20,6 @@ CHECKPOINT, ARTIFACT, CALIBRATION = "checkpoint.safetensors", "artifact.bin", "c
 SUBMISSION_TARGET = "/in/submission"
 PARAMETERS_TARGET = "/in/phase.json"
 SOCKET_TARGET = "/in/scorer.sock"
-OUT_TARGET = "/out"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,12 +41,12 @@ from harness.evidence.record import (
     judge,
 )
 from harness.gpus import device_nodes
-from harness.outputs import Output, collect, remove_tree
+from harness.integrity import copies, filesystem_fault, holders, recheck, rehash, snapshot
+from harness.outputs import Output, remove_tree
 from harness.phases import (
     ARTIFACT,
     CALIBRATION,
     CHECKPOINT,
-    OUT_TARGET,
     PARAMETERS_TARGET,
     Inputs,
     Phase,
@@ -54,13 +54,15 @@ from harness.phases import (
     quantize_phase,
     train_phase,
 )
-from harness.registry import Registration
+from harness.processes import become_undumpable, pid_namespace
+from harness.registry import Registration, other_runs, reap
 from harness.rules import LoadedRules, Rules
 from harness.sandbox import Limits, Mount, Sandbox, SandboxSpec
+from harness.sandbox.bubblewrap import system_mounts
 from harness.scoring.bpb import TokenBytes, bits_per_byte, unigram_nats
 from harness.scoring.scorer import Scorer
 from harness.significance import compare
-from harness.supervisor import Log, Observer, PhaseOutcome, Supervisor
+from harness.supervisor import Log, Observer, Supervisor
 
 INCOMPLETE = "INCOMPLETE"
 RECORD = "record.json"
@@ -95,6 +97,10 @@ class Dataset:
     val: np.ndarray
     text_bytes: int
 
+    @property
+    def shards(self) -> list[FileFacts]:
+        return [facts for facts in self.files if facts.role != "tokenizer"]
+
     def paths(self, role: str) -> list[Path]:
         return [facts.path.absolute() for facts in self.files if facts.role == role]
 
@@ -107,7 +113,10 @@ def run_record(request: RunRequest, observer: Observer) -> tuple[Record, Path]:
     started = datetime.now(UTC)
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     # Before the first look at a shard: another run may be asking who opens it.
-    with Registration(run_id) if request.monitored else contextlib.nullcontext() as registration:
+    become_undumpable()
+    for text in reap():
+        observer.note(text)
+    with Registration(run_id) as registration:
         dataset = load_dataset(request.data, request.rules.rules, observer)
         directory, contestant = _make_run_directory(request, run_id)
         run = _Run(request, dataset, contestant, directory, run_id, registration, observer)
@@ -167,7 +176,11 @@ def load_dataset(directory: Path, rules: Rules, observer: Observer) -> Dataset:
             f"{directory}: the tokens of the val split stand for {text_bytes:,} bytes of text, "
             f"its manifest says {manifest.text.val.bytes:,}"
         )
-    return Dataset(manifest, files, val, text_bytes)
+    dataset = Dataset(manifest, files, val, text_bytes)
+    visible = [mount.source for mount in system_mounts()[0]]
+    for path in copies(visible, dataset.shards):
+        raise InputError(f"{path} holds what a shard holds, and every sandbox can see it; move or remove it")
+    return dataset
 
 
 class _Run:
@@ -180,7 +193,7 @@ class _Run:
         contestant: Contestant,
         directory: Path,
         run_id: str,
-        registration: Registration | None,
+        registration: Registration,
         observer: Observer,
     ) -> None:
         self.request = request
@@ -194,10 +207,10 @@ class _Run:
         self.scratch = directory / "scratch"
         self.ledger = Ledger(directory / LEDGER)
         self.monitor: AccessMonitor | None = None
-        self.reasons = [
-            ReasonEntry(kind="missing_witness", code="missing_witness", text=text) for text in request.missing_witnesses
-        ]
+        missing = [*request.missing_witnesses, *filter(None, map(filesystem_fault, dataset.paths("train")[:1]))]
+        self.reasons = [ReasonEntry(kind="missing_witness", code="missing_witness", text=text) for text in missing]
         self.seeds: list[SeedRecord] = []
+        self.seals = snapshot(dataset.shards)
         self.significance: SignificanceRecord | None = None
 
     def go(self) -> None:
@@ -208,6 +221,7 @@ class _Run:
             self._prepare()
             for seed in self.request.seeds:
                 _SeedRun(self, seed).go()
+            rehash(self.seals, [facts.sha256 for facts in self.dataset.shards])
             self._judge_as_a_whole()
         except Violation as violation:
             self.violation(violation)
@@ -265,6 +279,7 @@ class _Run:
         self.reasons.append(ReasonEntry(kind="referee_error", code=code, text=text))
 
     def _prepare(self) -> None:
+        self.registration.set_scratch(self.scratch)
         self.scratch.mkdir(mode=0o755)
         self.ledger.append(
             "start",
@@ -275,22 +290,36 @@ class _Run:
             seeds=list(self.request.seeds),
             missing_witnesses=list(self.request.missing_witnesses),
         )
-        shards = {facts.sha256: facts.path.name for facts in self.dataset.files if facts.role != "tokenizer"}
+        shards = {facts.sha256: facts.path.name for facts in self.dataset.shards}
         for file in self.contestant.files:
             if file.sha256 in shards:
                 raise Violation(
                     Reason.SHARD_COPY, f"{file.path} of the submission is a copy of the shard {shards[file.sha256]}"
                 )
         self.decoys = {kind: self._make_decoy(kind) for kind in ("train", "val", "checkpoint")}
-        if self.registration:
-            self.monitor = AccessMonitor(self.registration)
-            for facts in self.dataset.files:
-                if facts.role != "tokenizer":
-                    found = self.monitor.mark(facts.path.absolute(), facts.path.name)
-                    if found != (facts.device, facts.inode):
-                        raise RefereeError(f"{facts.path} was replaced by another file after it had been checked")
+        if self.request.monitored:
+            self.monitor = AccessMonitor(self.registration, self.scratch)
+            for facts in self.dataset.shards:
+                self.monitor.mark(facts.path.absolute(), facts.path.name)
             for kind, path in self.decoys.items():
                 self.monitor.mark(path, f"decoy of a {kind} file")
+        self.check_data()
+
+    def check_data(self) -> None:
+        """What the monitor cannot see: raise RefereeError if a shard was changed, or if a process that had it open or
+        mapped before it was gated still has. Other runs and their sandboxes do not count.
+        """
+        recheck(self.seals)
+        if self.monitor is None:
+            return
+        others, harness_pids = other_runs(self.registration.directory, os.getpid())
+        namespaces = {grant.pid_namespace for grant in others}
+        for holder in holders([seal.identity for seal in self.seals], {os.getpid(), *harness_pids}):
+            if pid_namespace(holder.pid) not in namespaces:
+                name = self.monitor.names[holder.file]
+                raise RefereeError(
+                    f"process {holder.pid} ({holder.command}) has {name} {holder.how}; end it, and run again"
+                )
 
     def _make_decoy(self, kind: str) -> Path:
         path = self.scratch / f"decoy-{kind}"
@@ -452,7 +481,7 @@ class _SeedRun:
         """Run one phase in a fresh sandbox and take its outputs over; raises _PhaseFailed if it broke a rule."""
         run = self.run
         room = run.scratch / f"{self.seed}-{phase.name}"
-        for folder in (room, room / "out", room / "received"):
+        for folder in (room, room / "received"):
             folder.mkdir(mode=0o755)
         spec = self._spec(phase, room)
         log = Log(self.directory / f"{phase.name}.log", self.rules.limits.log_bytes, run.observer)
@@ -465,21 +494,22 @@ class _SeedRun:
             clock=clock,
             gate=frozenset(identity(path) for path in phase.gate),
             monitor=run.monitor,
+            registration=run.registration,
             observer=run.observer,
             log=log,
             scorer=scorer,
         )
+        run.check_data()
         run.ledger.append("phase_start", seed=self.seed, phase=phase.name)
-        outcome: PhaseOutcome = supervisor.run(run.request.sandbox, spec)
+        outcome = supervisor.run(run.request.sandbox, spec, phase.outputs, room / "received")
+        run.check_data()
         self.phases[phase.name] = outcome.record
         run.ledger.append("phase_end", seed=self.seed, phase=phase.name, **outcome.record.model_dump())
         for violation in outcome.violations:
             run.violation(violation, self.seed, phase.name)
         if outcome.violations:
             raise _PhaseFailed
-        received = collect(room / "out", phase.outputs, room / "received")
-        remove_tree(room / "out")
-        return received
+        return outcome.outputs
 
     def _spec(self, phase: Phase, room: Path) -> SandboxSpec:
         limits = self.rules.limits
@@ -501,13 +531,14 @@ class _SeedRun:
             mounts=(
                 *phase.mounts,
                 Mount(source=room / "phase.json", target=PARAMETERS_TARGET),
-                Mount(source=room / "out", target=OUT_TARGET, writable=True),
                 *(Mount(source=node, target=str(node), device=True) for node in gpus),
             ),
             limits=Limits(
                 processes=limits.processes,
                 open_files=limits.open_files,
-                output_file_bytes=limits.output_bytes,
+                memory_bytes=limits.memory_bytes,
+                output_bytes=limits.output_bytes,
+                output_files=limits.output_files,
                 scratch_bytes=limits.scratch_bytes,
                 shared_memory_bytes=limits.shared_memory_bytes,
             ),

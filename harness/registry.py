@@ -8,40 +8,66 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
+import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from harness.errors import EnvironmentMissing
+from harness.outputs import remove_tree
 from harness.policy import Grant, Identity
+from harness.processes import is_running, start_time
+from harness.sandbox.cgroup import remove_orphans
 
-DIRECTORY = Path("/run/parameter-golf-harness")
+if TYPE_CHECKING:
+    from harness.sandbox import Walls
+
+KILL_SECONDS = 20.0
 
 
-def start_time(pid: int) -> int | None:
-    """When process `pid` started, in clock ticks since boot; with the pid it names a process for good. None if there
-    is none.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return int(stat.rpartition(")")[2].split()[19])
+def default_directory() -> Path:
+    """Where the runs of this user on this machine register."""
+    uid = os.geteuid()
+    return Path("/run/parameter-golf-harness") if uid == 0 else Path(f"/tmp/parameter-golf-harness-{uid}")
 
 
 class Registration:
-    """This run's entry: made before it opens a shard, replaced atomically on every change, removed at the end."""
+    """This run's entry: made before it opens a shard, replaced atomically on every change, removed at the end.
 
-    def __init__(self, run_id: str, directory: Path = DIRECTORY) -> None:
-        directory.mkdir(mode=0o700, exist_ok=True)
-        self.directory = directory
-        self._path = directory / f"{run_id}.json"
+    Raises EnvironmentMissing if the directory is not this user's alone.
+    """
+
+    def __init__(self, run_id: str, directory: Path | None = None) -> None:
+        self.directory = directory or default_directory()
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        facts = self.directory.lstat()
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
+            raise EnvironmentMissing(f"{self.directory} must be a directory of yours that nobody else can write to")
+        self._path = self.directory / f"{run_id}.json"
         self._grants: list[Grant] = []
+        self._sandboxes: list[Walls] = []
+        self._scratch: Path | None = None
         self._write()
 
-    def add(self, grant: Grant) -> None:
+    def add_grant(self, grant: Grant) -> None:
         self._grants.append(grant)
         self._write()
 
-    def remove(self, pid_namespace: int) -> None:
-        self._grants = [grant for grant in self._grants if grant.pid_namespace != pid_namespace]
+    def add_sandbox(self, walls: Walls) -> None:
+        self._sandboxes.append(walls)
+        self._write()
+
+    def remove_sandbox(self, walls: Walls) -> None:
+        """Forget a sandbox that is empty, and what it was granted."""
+        self._sandboxes.remove(walls)
+        self._grants = [grant for grant in self._grants if grant.pid_namespace != walls.pid_namespace]
+        self._write()
+
+    def set_scratch(self, scratch: Path) -> None:
+        """A directory that has no use after the run."""
+        self._scratch = scratch
         self._write()
 
     def __enter__(self) -> Registration:
@@ -59,26 +85,73 @@ class Registration:
             "harness_pid": pid,
             "start_time": start_time(pid),
             "grants": [[grant.pid_namespace, grant.label, sorted(grant.files)] for grant in self._grants],
+            "sandboxes": [
+                [walls.init_pid, start_time(walls.init_pid), walls.pid_namespace] for walls in self._sandboxes
+            ],
+            "scratch": str(self._scratch) if self._scratch else None,
         }
         temporary = self._path.with_suffix(".new")
         temporary.write_text(json.dumps(entry))
         temporary.rename(self._path)
 
 
+def _entries(directory: Path) -> Iterator[tuple[Path, dict]]:
+    for path in directory.glob("*.json"):
+        try:
+            if path.stat().st_uid == os.geteuid():
+                yield path, json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue  # removed just now
+
+
 def other_runs(directory: Path, own_harness_pid: int) -> tuple[tuple[Grant, ...], frozenset[int]]:
     """Grants and harness processes of the other live runs. Entries of dead processes count for nothing."""
     grants: list[Grant] = []
     harness_pids: set[int] = set()
-    for path in directory.glob("*.json"):
-        try:
-            facts = path.stat()
-            entry = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue  # removed just now
+    for _, entry in _entries(directory):
         pid = entry["harness_pid"]
-        if facts.st_uid != 0 or pid == own_harness_pid or start_time(pid) != entry["start_time"]:
+        if pid == own_harness_pid or not is_running(pid, entry["start_time"]):
             continue
         harness_pids.add(pid)
         for pid_namespace, label, files in entry["grants"]:
             grants.append(Grant(pid_namespace, label, frozenset(Identity(*file) for file in files)))
     return tuple(grants), frozenset(harness_pids)
+
+
+def reap(directory: Path | None = None) -> list[str]:
+    """Kill the sandboxes of harnesses that died without ending them, and remove their control groups and scratch.
+
+    Returns a sentence for each thing found. Called before every run, and safe beside runs that are alive.
+    """
+    found: list[str] = []
+    for path, entry in _entries(directory or default_directory()):
+        if is_running(entry["harness_pid"], entry["start_time"]):
+            continue
+        for init_pid, init_started, pid_namespace in entry.get("sandboxes", ()):
+            if kill_sandbox(init_pid, init_started, pid_namespace):
+                found.append(f"killed the sandbox with init {init_pid}, left behind by run {path.stem}")
+        if entry.get("scratch") and Path(entry["scratch"]).is_dir():
+            remove_tree(Path(entry["scratch"]))
+            found.append(f"removed {entry['scratch']}, left behind by run {path.stem}")
+        path.unlink(missing_ok=True)
+    if os.geteuid() == 0 and (groups := remove_orphans()):
+        found.append(f"removed {groups} control groups of runs that were killed")
+    return found
+
+
+def kill_sandbox(init_pid: int, init_started: int | None, pid_namespace: int) -> bool:
+    """Kill the sandbox of that init, if it is still the same process; returns whether it was. Waits for its end."""
+    try:
+        descriptor = os.pidfd_open(init_pid)
+    except OSError:
+        return False
+    try:
+        same = is_running(init_pid, init_started) and os.stat(f"/proc/{init_pid}/ns/pid").st_ino == pid_namespace
+        if same:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            select.select([descriptor], [], [], KILL_SECONDS)
+        return same
+    except OSError:  # it has just ended
+        return False
+    finally:
+        os.close(descriptor)

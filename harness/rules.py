@@ -56,7 +56,9 @@ class SandboxLimits(Table):
     threads: Count
     processes: Positive
     open_files: Positive
+    memory_bytes: Positive
     output_bytes: Positive
+    output_files: Positive
     scratch_bytes: Positive
     shared_memory_bytes: Positive
     log_bytes: Positive

@@ -10,16 +10,20 @@ import os
 import select
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from harness.access import AccessMonitor, Open
 from harness.clock import PhaseClock
-from harness.errors import Reason, Violation
+from harness.errors import Reason, RefereeError, Violation
 from harness.evidence.record import DeniedOpen, PhaseRecord, SandboxEvidence
+from harness.outputs import Output, collect
 from harness.policy import Identity, Opener
-from harness.sandbox import RunningSandbox, Sandbox, SandboxSpec, Walls
+from harness.processes import drop_page_cache
+from harness.registry import Registration
+from harness.sandbox import Confinement, RunningSandbox, Sandbox, SandboxSpec
 from harness.scoring.scorer import Score, Scorer
 
 TICK_SECONDS = 0.2  # progress is shown at least this often
@@ -64,7 +68,7 @@ class Log:
     """
 
     def __init__(self, path: Path, most: int, observer: Observer) -> None:
-        self._file = path.open("xb")
+        self._file = path.open("xb", buffering=0)  # whoever follows the log sees it at once
         self._most = most
         self._observer = observer
         self._line = b""
@@ -96,13 +100,14 @@ class Log:
 
 @dataclass(frozen=True)
 class PhaseOutcome:
-    """What became of a phase: its record, the rules it broke (in the order they were noticed), and the score if it was
-    eval's to give.
+    """What became of a phase: its record, the rules it broke (in the order they were noticed), the score if it was
+    eval's to give, and the outputs, taken over, if no rule was broken.
     """
 
     record: PhaseRecord
     violations: list[Violation]
     score: Score | None
+    outputs: dict[str, Output]
 
 
 class Supervisor:
@@ -118,6 +123,7 @@ class Supervisor:
         clock: PhaseClock,
         gate: frozenset[Identity],
         monitor: AccessMonitor | None,
+        registration: Registration,
         observer: Observer,
         log: Log,
         scorer: Scorer | None = None,
@@ -127,6 +133,7 @@ class Supervisor:
         self.clock = clock
         self.gate = gate
         self.monitor = monitor
+        self.registration = registration
         self.observer = observer
         self.log = log
         self.scorer_thread = ScorerThread(scorer) if scorer else None
@@ -137,38 +144,56 @@ class Supervisor:
         self.exit_code: int | None = None
         self.kill_at: float | None = None
         self.killed = False
+        self.network_attempts = 0
+        self.page_cache_dropped = False
+        self.confinement: Confinement | None = None
 
-    def run(self, sandbox: Sandbox, spec: SandboxSpec) -> PhaseOutcome:
-        """Start the sandbox, see it through, return when it is empty. Raises RefereeError if a trusted part fails."""
+    def run(self, sandbox: Sandbox, spec: SandboxSpec, outputs: Mapping[str, int], destination: Path) -> PhaseOutcome:
+        """Start the sandbox, see it through until it is empty, and take its `outputs` (name -> most bytes) over into
+        `destination` if it broke no rule. Raises RefereeError if a trusted part fails.
+        """
+        self.page_cache_dropped = drop_page_cache()
         running = sandbox.start(spec)
-        granted = False
+        registered = False
+        taken: dict[str, Output] = {}
         try:
+            self.registration.add_sandbox(running.walls)
+            registered = True
             if self.monitor:
+                self.monitor.prove_alive()
                 self.monitor.grant(self.label, running.walls, self.gate)
-                granted = True
             self._watch(running)
-            attempts = running.network_attempts()
+            if self.monitor:
+                self.monitor.prove_alive()
+            self._check_at_the_end(running.network_attempts())
+            if not self.violations:
+                try:
+                    taken = collect(running.out_descriptor, outputs, destination)
+                except Violation as violation:
+                    self._note(violation)
+            record = self._record(sandbox.name, running)
         finally:
             running.close()
             if self.scorer_thread and self.scorer_thread.is_alive():
                 self.scorer_thread.scorer.stop()
                 self.scorer_thread.join()
             self.log.close()
-            if granted:
-                self.monitor.revoke(running.walls)
-        if attempts:
-            self._note(
-                Violation(
-                    Reason.NETWORK_ATTEMPT, f"{attempts} attempts to reach something outside the sandbox found no route"
-                )
-            )
-        if self.clock.gate is None and not self.violations:
-            self._note(
-                Violation(Reason.GATE_NEVER_OPENED, "it ended without opening its gated input, so its clock never ran")
-            )
-        record = self._record(sandbox.name, running.walls, attempts)
+            if registered:
+                self.registration.remove_sandbox(running.walls)
+                if self.monitor:
+                    self.monitor.revoke(running.walls)
         self.observer.phase_finished(self.seed, self.phase, record, self.violations)
-        return PhaseOutcome(record, self.violations, self._score())
+        return PhaseOutcome(record, self.violations, self._score(), taken)
+
+    def _check_at_the_end(self, network_attempts: int) -> None:
+        """The rules that can only be judged when the sandbox is empty."""
+        self.network_attempts = network_attempts
+        if network_attempts:
+            text = f"{network_attempts} attempts to reach something outside the sandbox found no route"
+            self._note(Violation(Reason.NETWORK_ATTEMPT, text))
+        if self.clock.gate is None and not self.violations:
+            text = "it ended without opening its gated input, so its clock never ran"
+            self._note(Violation(Reason.GATE_NEVER_OPENED, text))
 
     def _watch(self, running: RunningSandbox) -> None:
         clock = self.clock
@@ -193,6 +218,7 @@ class Supervisor:
             self._take_opens(running)
             self._take_sandbox_events(running)
             self._check(running, time.monotonic())
+            self._check_trusted_parts(running)
             self.observer.tick(clock)
         if self.monitor:
             self.monitor.sync()
@@ -205,6 +231,15 @@ class Supervisor:
             except Violation as violation:  # noticed only now: the sandbox ended by itself an instant after a limit
                 self._note(violation)
         self._take_scorer_result(running, at_end=True)
+
+    def _check_trusted_parts(self, running: RunningSandbox) -> None:
+        """Raise RefereeError if the listeners do not answer, or the command is not confined as it was meant to be."""
+        if self.monitor:
+            self.monitor.check_alive()
+        if self.confinement is None:
+            self.confinement = found = running.confinement()
+            if found and not (found.capabilities == "0" and found.seccomp == 2 and found.no_new_privileges):
+                raise RefereeError(f"the command of {self.label} is not confined: {found}")
 
     def _take_opens(self, running: RunningSandbox) -> None:
         for event in self.monitor.events() if self.monitor else []:
@@ -296,8 +331,8 @@ class Supervisor:
             self.killed = True
             running.kill()
 
-    def _record(self, backend: str, walls: Walls, attempts: int) -> PhaseRecord:
-        end = self.clock.empty
+    def _record(self, backend: str, running: RunningSandbox) -> PhaseRecord:
+        end, walls, confinement = self.clock.empty, running.walls, self.confinement
         return PhaseRecord(
             prepare_seconds=round(self.clock.prepare_seconds(end), 6),
             prepare_limit_seconds=self.clock.prepare_limit,
@@ -308,10 +343,20 @@ class Supervisor:
             opens_allowed=max(self.allowed_by_listener.values(), default=0),
             opens_denied=tuple(self.denied),
             outsider_opens_denied=self.outsiders_denied,
-            network_attempts=attempts,
+            page_cache_dropped=self.page_cache_dropped,
+            network_attempts=self.network_attempts,
+            peak_memory_bytes=running.peak_memory_bytes(),
             log_bytes=self.log.bytes,
             log_truncated=self.log.truncated,
             sandbox=SandboxEvidence(
-                backend=backend, uid=walls.uid, pid_namespace=walls.pid_namespace, mounts=walls.mounts
+                backend=backend,
+                uid=walls.uid,
+                pid_namespace=walls.pid_namespace,
+                mounts=walls.mounts,
+                limited=walls.limited,
+                capabilities=confinement.capabilities if confinement else None,
+                seccomp=confinement.seccomp if confinement else None,
+                no_new_privileges=confinement.no_new_privileges if confinement else None,
+                uid_map=confinement.uid_map if confinement else None,
             ),
         )

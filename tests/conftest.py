@@ -1,31 +1,18 @@
-"""What the tests share: a toy data directory, submissions from folders, and one way to run them under the referee."""
+"""Options, skips and fixtures of all tests; what they are made of is in support.py."""
 
 from __future__ import annotations
 
-import io
-import os
 import select
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-import sentencepiece
-from rich.console import Console
+from support import TESTS, Referee, make_toy_data
 
 from harness import doctor
-from harness.data.manifest import Manifest, ShardFile, Text, TextStatistics, TokenizerFile
-from harness.data.shards import write_shard
-from harness.evidence.record import Record
-from harness.progress import ConsoleObserver
-from harness.referee import RunRequest, run_record
 from harness.rules import LoadedRules, load_rules
 from harness.sandbox import Limits, SandboxSpec
 from harness.sandbox.bubblewrap import BubblewrapSandbox
-
-TESTS = Path(__file__).parent
 
 
 def pytest_addoption(parser):
@@ -46,70 +33,6 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason=f"{missing[cost].name}: {missing[cost].detail}"))
 
 
-WORDS = (
-    "the",
-    "model",
-    "token",
-    "window",
-    "score",
-    "clock",
-    "gate",
-    "record",
-    "open",
-    "of",
-    "and",
-    "in",
-    "never",
-    "every",
-)
-
-
-def toy_documents(count: int, seed: int) -> list[str]:
-    """Sentences of made-up English; enough structure for a tokenizer, and a little that is not ASCII."""
-    generator = np.random.default_rng(seed)
-    documents = []
-    for number in range(count):
-        words = [WORDS[int(index)] for index in generator.integers(0, len(WORDS), int(generator.integers(5, 60)))]
-        documents.append(" ".join(words).capitalize() + (" – naïve 世界" if number % 7 == 0 else "."))
-    return documents
-
-
-def make_toy_data(directory: Path, *, vocab_size: int = 320) -> Path:
-    """A data directory in the contest's format: two train shards, one val shard, a tokenizer with byte fallback, a
-    manifest.
-    """
-    directory.mkdir()
-    train, val = toy_documents(900, 0), toy_documents(60, 1)
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(train),
-        model_writer=model,
-        vocab_size=vocab_size,
-        model_type="bpe",
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        minloglevel=2,
-    )
-    (directory / "tokenizer.model").write_bytes(model.getvalue())
-    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    shards = {"toy_train_000000.bin": train[:450], "toy_train_000001.bin": train[450:], "toy_val_000000.bin": val}
-    for name, documents in shards.items():
-        tokens = np.concatenate([[tokenizer.bos_id(), *tokenizer.encode(document)] for document in documents])
-        write_shard(directory / name, tokens.astype(np.uint16))
-    entries = {name: ShardFile.of(directory / name) for name in shards}
-    Manifest(
-        version=1,
-        name="toy",
-        vocab_size=vocab_size,
-        tokenizer=TokenizerFile.of(directory / "tokenizer.model"),
-        train=tuple(entry for name, entry in entries.items() if "train" in name),
-        val=(entries["toy_val_000000.bin"],),
-        text=TextStatistics(val=Text(documents=len(val), bytes=sum(len(document.encode()) for document in val))),
-        provenance={"made_by": "tests/conftest.py"},
-    ).write(directory)
-    return directory
-
-
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory) -> Path:
     return make_toy_data(tmp_path_factory.mktemp("data") / "toy")
@@ -126,42 +49,6 @@ def machine() -> list[doctor.Check]:
     return doctor.inspect()
 
 
-def assemble(folder: Path, destination: Path) -> Path:
-    """A submission made of tests/honest/minimal with the files of `folder` laid over it."""
-    shutil.copytree(
-        TESTS / "honest" / "minimal", destination, ignore=shutil.ignore_patterns("expect.toml", "__pycache__")
-    )
-    shutil.copytree(
-        folder, destination, dirs_exist_ok=True, ignore=shutil.ignore_patterns("expect.toml", "__pycache__")
-    )
-    return destination
-
-
-@dataclass(frozen=True)
-class Referee:
-    """Runs submissions under toy rules, as the command line would."""
-
-    rules: LoadedRules
-    data: Path
-    out: Path
-    machine: list[doctor.Check]
-
-    def run(self, submission: Path, **changes) -> tuple[Record, Path]:
-        observer = ConsoleObserver(Console(file=io.StringIO()))
-        request = {
-            "rules": self.rules,
-            "submission": submission,
-            "data": self.data,
-            "seeds": self.rules.rules.seeds.default,
-            "out": self.out,
-            "sandbox": BubblewrapSandbox(),
-            "monitored": os.geteuid() == 0,
-            "missing_witnesses": doctor.require(self.machine),
-            "environment": {},
-        }
-        return run_record(RunRequest(**{**request, **changes}), observer)
-
-
 @pytest.fixture
 def referee(toy_rules, toy_data, tmp_path, machine) -> Referee:
     return Referee(toy_rules, toy_data, tmp_path / "runs", machine)
@@ -173,7 +60,13 @@ def run_command() -> Callable[..., str]:
 
     def run(*command: str) -> str:
         limits = Limits(
-            processes=64, open_files=256, output_file_bytes=1 << 20, scratch_bytes=1 << 20, shared_memory_bytes=1 << 20
+            processes=64,
+            open_files=256,
+            memory_bytes=1 << 30,
+            output_bytes=1 << 20,
+            output_files=10,
+            scratch_bytes=1 << 20,
+            shared_memory_bytes=1 << 20,
         )
         running = BubblewrapSandbox().start(SandboxSpec(label="test", command=command, mounts=(), limits=limits))
         try:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import TESTS
+from support import TESTS
 
 from bench.quantization_gap import measure
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 
-from conftest import TESTS
+from support import TESTS
 
 from harness.errors import Reason
 from harness.evidence.record import json_schema

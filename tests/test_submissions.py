@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import TESTS, assemble
+from support import TESTS, assemble
 
 from harness.evidence.ledger import read_ledger
 

@@ -51,14 +51,20 @@ class DeniedOpen(Part):
 
 
 class SandboxEvidence(Part):
-    """What the harness read from the kernel before the phase's first instruction: host uid, pid namespace, mount table
-    (path, ro or rw).
+    """What the harness read from the kernel. Before the phase's first instruction: host uid, pid namespace, mount table
+    (path, ro or rw), what a control group limits. While its command ran: the union of its capability sets, its seccomp
+    mode (2: filter), no_new_privs, its uid map; null if it ended before they could be read.
     """
 
     backend: str
     uid: int
     pid_namespace: int
     mounts: tuple[tuple[str, str], ...]
+    limited: tuple[str, ...]
+    capabilities: str | None
+    seccomp: int | None
+    no_new_privileges: bool | None
+    uid_map: str | None
 
 
 class PhaseRecord(Part):
@@ -66,9 +72,9 @@ class PhaseRecord(Part):
 
     prepare_seconds: launch to gate; leaves out building the sandbox. clock_seconds: gate to the last process gone;
     leaves out copying and hashing the outputs. gate_seen: false where no listener watched and the clock ran from
-    launch. opens_allowed: opens of this phase's gated inputs. outsider_opens_denied: opens by other processes of the
-    machine meanwhile. exit_code: of the phase's command, 128 + signal if it was killed, null if it never ended by
-    itself or never ran."""
+    launch. opens_allowed: opens of this phase's gated inputs. page_cache_dropped: before the phase.
+    outsider_opens_denied: opens by other processes of the machine meanwhile. exit_code: of the phase's command, 128 +
+    signal if it was killed, null if it never ended by itself or never ran."""
 
     prepare_seconds: float
     prepare_limit_seconds: float
@@ -79,7 +85,9 @@ class PhaseRecord(Part):
     opens_allowed: int
     opens_denied: tuple[DeniedOpen, ...]
     outsider_opens_denied: int
+    page_cache_dropped: bool
     network_attempts: int
+    peak_memory_bytes: int | None
     log_bytes: int
     log_truncated: bool
     sandbox: SandboxEvidence | None

@@ -24,24 +24,32 @@ class Mount:
 
     source: Path
     target: str
-    writable: bool = False
-    device: bool = False  # a device node (GPUs); implies writable
+    device: bool = False  # a device node (GPUs): not read-only
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Resource limits of one sandbox. Bytes and counts; the clock is not here because the referee keeps it."""
+    """Resource limits of one sandbox. Bytes and counts; the clock is not here because the referee keeps it.
+
+    memory_bytes counts all that its processes keep in memory, /out, /tmp and /dev/shm included. What of this a back-end
+    cannot enforce without root it leaves out, and `Walls.limited` says what it did enforce.
+    """
 
     processes: int
     open_files: int
-    output_file_bytes: int  # no single file may grow beyond this
+    memory_bytes: int
+    output_bytes: int  # all of /out
+    output_files: int  # files and directories in /out
     scratch_bytes: int  # /tmp
     shared_memory_bytes: int  # /dev/shm
 
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxSpec:
-    """A phase as the back-end sees it. `command[0] == "python"` means the sandbox's own interpreter."""
+    """A phase as the back-end sees it. `command[0] == "python"` means the sandbox's own interpreter.
+
+    All mounts are read-only; the back-end adds an empty, writable /out.
+    """
 
     label: str
     command: tuple[str, ...]
@@ -57,12 +65,26 @@ class Walls:
 
     init_pid: process id (harness's view) of the sandbox's init. pid_namespace: inode of its pid namespace, the id by
     which opens are attributed. uid: host uid of its processes. mounts: (target, "ro" or "rw") for each mount in its
-    table."""
+    table. limited: what a control group of its own limits, of "memory" and "pids".
+    """
 
     init_pid: int
     pid_namespace: int
     uid: int
     mounts: tuple[tuple[str, str], ...]
+    limited: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """What the harness read from the kernel about the running command. capabilities: the union of all five sets, in
+    hexadecimal. seccomp: 2 is a filter. uid_map: as in /proc/PID/uid_map.
+    """
+
+    capabilities: str
+    seccomp: int
+    no_new_privileges: bool
+    uid_map: str
 
 
 @dataclass(frozen=True)
@@ -81,6 +103,7 @@ class RunningSandbox(Protocol):
 
     walls: Walls
     log_descriptor: int  # readable: stdout and stderr of everything inside, together
+    out_descriptor: int  # the directory /out; may be read when the sandbox is empty, and until `close()`
 
     def launch(self) -> float:
         """Let the command start; returns the monotonic time of launch."""
@@ -90,6 +113,12 @@ class RunningSandbox(Protocol):
 
     def event(self) -> SandboxEvent | None:
         """The next event; None if there is none yet. Raises RefereeError if the guard is lost."""
+
+    def confinement(self) -> Confinement | None:
+        """How the running command is confined; None if it is not running yet or no longer."""
+
+    def peak_memory_bytes(self) -> int | None:
+        """The most memory in use at once; None if nothing measures it."""
 
     def kill(self) -> None:
         """Kill every process in the sandbox at once; the "empty" event follows."""

@@ -20,11 +20,14 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from pathlib import Path
 
 from harness.errors import EnvironmentMissing, RefereeError
-from harness.sandbox import Mount, SandboxEvent, SandboxSpec, Walls
+from harness.outputs import remove_tree
+from harness.sandbox import Confinement, Mount, SandboxEvent, SandboxSpec, Walls
+from harness.sandbox.cgroup import PhaseCgroup, hierarchies
 from harness.sandbox.seccomp import filter_program
 
 GUARD = Path(__file__).with_name("guard.py")
@@ -44,6 +47,7 @@ OWN_MOUNTS = {
     "/dev/pts": "rw",
     "/tmp": "rw",
     "/dev/shm": "rw",
+    "/out": "rw",
     **{f"/dev/{name}": "rw" for name in ("null", "zero", "full", "random", "urandom", "tty")},
 }
 
@@ -107,14 +111,7 @@ def bwrap_arguments(bwrap: str, spec: SandboxSpec) -> tuple[list[str | int], lis
     system, links = system_mounts()
     sources: list[str] = []
     arguments: list[str | int] = [bwrap]
-    arguments += [
-        "--unshare-user",
-        "--unshare-ipc",
-        "--unshare-pid",
-        "--unshare-net",
-        "--unshare-uts",
-        "--unshare-cgroup",
-    ]
+    arguments += [f"--unshare-{kind}" for kind in ("user", "ipc", "pid", "net", "uts", "cgroup")]
     arguments += ["--disable-userns", "--uid", str(INSIDE_UID), "--gid", str(INSIDE_UID), "--cap-drop", "ALL"]
     arguments += ["--new-session", "--hostname", "sandbox", "--clearenv"]
     for name, value in {**environment(), **spec.environment}.items():
@@ -125,20 +122,11 @@ def bwrap_arguments(bwrap: str, spec: SandboxSpec) -> tuple[list[str | int], lis
     for content, path in links:
         arguments += ["--symlink", content, path]
     for mount in (*system, *spec.mounts):
-        option = "--dev-bind" if mount.device else "--bind" if mount.writable else "--ro-bind"
-        arguments += [option, len(sources), mount.target]
+        arguments += ["--dev-bind" if mount.device else "--ro-bind", len(sources), mount.target]
         sources.append(str(mount.source))
-    arguments += [
-        "--dir",
-        spec.working_directory,
-        "--remount-ro",
-        "/dev",
-        "--remount-ro",
-        "/",
-        "--chdir",
-        spec.working_directory,
-        "--",
-    ]
+    arguments += ["--bind", len(sources), "/out"]  # its source is the last one, added by the caller or the guard
+    arguments += ["--dir", spec.working_directory, "--chdir", spec.working_directory]
+    arguments += ["--remount-ro", "/dev", "--remount-ro", "/", "--"]
     program = interpreter() if spec.command[0] == "python" else spec.command[0]
     return [*arguments, program, *spec.command[1:]], sources
 
@@ -176,7 +164,7 @@ def read_mount_table(pid: int) -> dict[str, str]:
 def expected_mount_table(spec: SandboxSpec) -> dict[str, str]:
     """The mount points that a sandbox of `spec` must have: these and no others."""
     system, _ = system_mounts()
-    asked = {mount.target: "rw" if mount.writable or mount.device else "ro" for mount in (*system, *spec.mounts)}
+    asked = {mount.target: "rw" if mount.device else "ro" for mount in (*system, *spec.mounts)}
     return {**OWN_MOUNTS, **asked}
 
 
@@ -191,15 +179,17 @@ class BubblewrapSandbox:
 
     def start(self, spec: SandboxSpec) -> BubblewrapRun:
         uid = unused_uid() if self.separate_uid else None
-        if uid is not None:
-            for mount in spec.mounts:
-                if mount.writable:
-                    os.chown(mount.source, uid, uid)
         arguments, sources = bwrap_arguments(self.bwrap, spec)
+        out, group = None, None
+        if uid is None:
+            out = Path(tempfile.mkdtemp(prefix="parameter-golf-out-"))
+            sources.append(str(out))
+        elif hierarchies():
+            group = PhaseCgroup(spec.limits.memory_bytes, spec.limits.processes)
         limits = {
-            "RLIMIT_CORE": 0,
+            "RLIMIT_CORE": 1,  # byte: no file, and unlike 0 no pipe to a program of the host either (core(5))
             "RLIMIT_NOFILE": spec.limits.open_files,
-            "RLIMIT_FSIZE": spec.limits.output_file_bytes,
+            "RLIMIT_FSIZE": spec.limits.output_bytes,
         }
         if uid is not None:  # counted per uid, so only fair where the uid is the phase's own
             limits["RLIMIT_NPROC"] = spec.limits.processes
@@ -211,6 +201,8 @@ class BubblewrapSandbox:
             "limits": limits,
             "seccomp": filter_program().hex(),
             "uid": uid,
+            "out": {"bytes": spec.limits.output_bytes, "files": spec.limits.output_files},
+            "join": group.join_files if group else [],
             "control_descriptor": guard_end.fileno(),
             "log_descriptor": log_write,
         }
@@ -224,7 +216,7 @@ class BubblewrapSandbox:
         os.close(log_write)
         process.stdin.write(json.dumps(plan).encode())
         process.stdin.close()
-        run = BubblewrapRun(process, harness_end, log_read)
+        run = BubblewrapRun(process, harness_end, log_read, group, out)
         try:
             run.build(spec, uid)
         except BaseException:
@@ -238,14 +230,24 @@ class BubblewrapRun:
 
     walls: Walls
 
-    def __init__(self, guard: subprocess.Popen, control: socket.socket, log_descriptor: int) -> None:
+    def __init__(
+        self,
+        guard: subprocess.Popen,
+        control: socket.socket,
+        log_descriptor: int,
+        group: PhaseCgroup | None,
+        out_directory: Path | None,
+    ) -> None:
         self._guard = guard
         self._control = control
+        self._group = group
+        self._out_directory = out_directory  # only where /out is a directory of the host
         self._init_descriptor = -1
         self._counters: list[int] = []
         self._empty = False
         self._closed = False
         self.log_descriptor = log_descriptor
+        self.out_descriptor = -1
 
     def fileno(self) -> int:
         return self._control.fileno()
@@ -256,7 +258,7 @@ class BubblewrapRun:
         message, descriptors = self._receive(deadline)
         if message["event"] != "built":
             raise RefereeError(f"sandbox for {spec.label}: {message.get('text', message)}{self._log_excerpt()}")
-        self._init_descriptor, *self._counters = descriptors
+        self._init_descriptor, self.out_descriptor, *self._counters = descriptors
         expected = expected_mount_table(spec)
         while (found := read_mount_table(message["init_pid"])) != expected:
             if select.select([self._control], [], [], 0.002)[0]:  # the guard speaks now only if bwrap has failed
@@ -272,6 +274,7 @@ class BubblewrapRun:
             pid_namespace=message["pid_namespace"],
             uid=os.geteuid() if uid is None else uid,
             mounts=tuple(sorted(found.items())),
+            limited=tuple(sorted(self._group.limited)) if self._group else (),
         )
 
     def launch(self) -> float:
@@ -289,6 +292,27 @@ class BubblewrapRun:
             raise RefereeError(f"sandbox: {message['text']}{self._log_excerpt()}")
         self._empty = message["event"] == "empty"
         return SandboxEvent(message["event"], message["at"], message.get("exit_code"))
+
+    def confinement(self) -> Confinement | None:
+        init = self.walls.init_pid
+        try:
+            children = Path(f"/proc/{init}/task/{init}/children").read_text().split()
+            if not children:
+                return None
+            text = Path(f"/proc/{children[0]}/status").read_text()
+            uid_map = " ".join(Path(f"/proc/{children[0]}/uid_map").read_text().split())
+        except OSError:
+            return None
+        status = dict(line.split(":", 1) for line in text.splitlines())
+        if int(status["Seccomp"]) == 0 or not uid_map:  # bwrap's second process, about to become the command
+            return None
+        capabilities = 0
+        for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            capabilities |= int(status[name], 16)
+        return Confinement(f"{capabilities:x}", int(status["Seccomp"]), status["NoNewPrivs"].strip() == "1", uid_map)
+
+    def peak_memory_bytes(self) -> int | None:
+        return self._group.peak_memory_bytes() if self._group else None
 
     def kill(self) -> None:
         if self._init_descriptor >= 0 and not self._empty:
@@ -313,9 +337,13 @@ class BubblewrapRun:
             )
         self._control.close()  # the guard takes this as the order to leave
         self._guard.wait()
-        for descriptor in (self._init_descriptor, self.log_descriptor, *self._counters):
+        for descriptor in (self._init_descriptor, self.out_descriptor, self.log_descriptor, *self._counters):
             if descriptor >= 0:
                 os.close(descriptor)
+        if self._out_directory:
+            remove_tree(self._out_directory)
+        if self._group and not self._group.remove():
+            raise RefereeError("a control group of the sandbox could not be emptied; no further phase may start")
 
     def _receive(self, deadline: float) -> tuple[dict, list[int]]:
         if not select.select([self._control], [], [], max(0.0, deadline - time.monotonic()))[0]:

@@ -48,9 +48,9 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str | No
     )
 
 
-def stage_sources(sources: list[str]) -> list[str]:
-    """Bind `sources` (host paths) under STAGE in a private mount namespace; returns the path of each there. Needs
-    root.
+def stage_sources(sources: list[str], out: dict, uid: int) -> list[str]:
+    """Bind `sources` (host paths) under STAGE in a private mount namespace, and make a file system for /out there;
+    returns the path of each, /out last. Needs root.
     """
     check(libc.unshare(CLONE_NEWNS), "unshare the mount namespace")
     mount("none", "/", None, MS_REC | MS_PRIVATE)
@@ -67,7 +67,11 @@ def stage_sources(sources: list[str]) -> list[str]:
         mount(here, target, None, MS_BIND | MS_REC)
         os.close(descriptor)
         staged.append(target)
-    return staged
+    target = f"{STAGE}/out"
+    os.mkdir(target)
+    options = f"mode=0755,uid={uid},gid={uid},size={out['bytes']},nr_inodes={out['files']}"
+    mount("tmpfs", target, "tmpfs", 0, options)
+    return [*staged, target]
 
 
 def become_bwrap(plan: dict, arguments: list[str], log_descriptor: int, keep: list[int]) -> None:
@@ -78,6 +82,9 @@ def become_bwrap(plan: dict, arguments: list[str], log_descriptor: int, keep: li
     os.dup2(log_descriptor, 2)
     for descriptor in keep:
         os.set_inheritable(descriptor, True)
+    for file in plan["join"]:  # its control groups
+        with open(file, "w") as procs:
+            procs.write(str(os.getpid()))
     for name, value in plan["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
     if plan["uid"] is not None:
@@ -114,7 +121,7 @@ class Guard:
         os.close(filter_write)
         sources = self.plan["sources"]
         if self.plan["uid"] is not None:
-            sources = stage_sources(sources)
+            sources = stage_sources(sources, self.plan["out"], self.plan["uid"])
         arguments = [sources[part] if isinstance(part, int) else part for part in self.plan["arguments"]]
         inherited = {"--json-status-fd": status_write, "--block-fd": block_read, "--seccomp": filter_read}
         arguments[1:1] = [part for option, descriptor in inherited.items() for part in (option, str(descriptor))]
@@ -135,9 +142,11 @@ class Guard:
         started = json.loads(line)
         init_pid = started["child-pid"]
         self.init_descriptor = os.pidfd_open(init_pid)
+        out = os.open(sources[-1], os.O_RDONLY | os.O_DIRECTORY)  # keeps the file system when all namespaces are gone
         # These files belong to the network namespace and can still be read after its last process is gone.
         counters = [os.open(f"/proc/{init_pid}/net/{name}", os.O_RDONLY) for name in ("snmp", "snmp6")]
-        self.tell("built", [self.init_descriptor, *counters], init_pid=init_pid, pid_namespace=started["pid-namespace"])
+        descriptors = [self.init_descriptor, out, *counters]
+        self.tell("built", descriptors, init_pid=init_pid, pid_namespace=started["pid-namespace"])
         self.watch(os.pidfd_open(self.bwrap_pid), block_write)
 
     def watch(self, bwrap_descriptor: int, block_write: int) -> None:

@@ -21,6 +21,8 @@ _X32_BIT = 0x40000000
 _NAMESPACE_FLAGS = 0x7E020000 | 0x00000080  # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET and TIME
 SOCKET_FAMILIES = {"AF_UNIX": 1, "AF_INET": 2, "AF_INET6": 10, "AF_NETLINK": 16}  # all others are refused
 
+NETLINK_ROUTE = 0  # the only netlink protocol that libraries ask (for the list of interfaces)
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -115,7 +117,8 @@ def filter_program(machine: str | None = None) -> bytes:
     table.
 
     Every denied call fails with EPERM; with ENOSYS where libraries know how to do without; with EAFNOSUPPORT for a
-    socket family that is not in SOCKET_FAMILIES. Calls of a foreign ABI (32-bit, x32) fail with ENOSYS."""
+    socket family that is not in SOCKET_FAMILIES, and EPROTONOSUPPORT for netlink other than NETLINK_ROUTE. Calls of a
+    foreign ABI (32-bit, x32) fail with ENOSYS."""
     architecture = _ARCHITECTURES[machine or platform.machine()]
     low_word = _ARGUMENTS  # of the first argument; both architectures are little-endian
     program = [
@@ -141,10 +144,14 @@ def filter_program(machine: str | None = None) -> bytes:
     ]
     families = list(SOCKET_FAMILIES.values())
     program += [
-        _instruction(_JUMP_EQUAL, architecture.numbers["socket"], 0, len(families) + 2),
+        _instruction(_JUMP_EQUAL, architecture.numbers["socket"], 0, len(families) + 6),
         _instruction(_LOAD, low_word),
         *(_instruction(_JUMP_EQUAL, family, len(families) - place, 0) for place, family in enumerate(families)),
         _deny(errno.EAFNOSUPPORT),
+        _instruction(_JUMP_EQUAL, SOCKET_FAMILIES["AF_NETLINK"], 0, 3),
+        _instruction(_LOAD, low_word + 16),  # of the third argument, the protocol
+        _instruction(_JUMP_EQUAL, NETLINK_ROUTE, 1, 0),
+        _deny(errno.EPROTONOSUPPORT),
         _instruction(_RETURN, _ALLOW),
     ]
     return b"".join(program)

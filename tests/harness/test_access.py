@@ -17,12 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TESTS
+from support import TESTS
 
 from harness.access import AccessMonitor, Open, identity
 from harness.errors import RefereeError
 from harness.fanotify import PermissionGroup
 from harness.policy import Grant, Identity, Opener
+from harness.processes import start_time
 from harness.registry import Registration
 from harness.sandbox import Limits, Mount, SandboxSpec
 from harness.sandbox.bubblewrap import BubblewrapSandbox
@@ -35,7 +36,13 @@ pytestmark = [
 REPOSITORY = TESTS.parent
 PATIENCE = 20.0
 LIMITS = Limits(
-    processes=64, open_files=64, output_file_bytes=1 << 20, scratch_bytes=1 << 20, shared_memory_bytes=1 << 20
+    processes=64,
+    open_files=64,
+    memory_bytes=1 << 30,
+    output_bytes=1 << 20,
+    output_files=10,
+    scratch_bytes=1 << 20,
+    shared_memory_bytes=1 << 20,
 )
 
 
@@ -66,8 +73,8 @@ def registration(tmp_path):
 
 
 @pytest.fixture
-def monitor(registration):
-    found = AccessMonitor(registration)
+def monitor(registration, tmp_path):
+    found = AccessMonitor(registration, tmp_path)
     try:
         yield found
     finally:
@@ -170,8 +177,8 @@ def test_what_is_not_marked_stays_open(monitor, secret: Path) -> None:
     assert outsider("cat", secret) == "another inode", "a name is nobody"
 
 
-def test_after_the_end_the_file_opens_again_and_no_listener_lives(registration, secret: Path) -> None:
-    monitor = AccessMonitor(registration)
+def test_after_the_end_the_file_opens_again_and_no_listener_lives(registration, secret: Path, tmp_path) -> None:
+    monitor = AccessMonitor(registration, tmp_path)
     monitor.mark(secret, "shard")
     assert outsider("cat", secret) is None
     listeners = [process.pid for process in monitor._processes]
@@ -350,6 +357,7 @@ OPEN_AS_ANOTHER_RUN = """
 import sys
 from pathlib import Path
 from harness.policy import Grant
+from harness.processes import start_time
 from harness.registry import Registration
 with Registration(sys.argv[1], Path(sys.argv[2])):
     print(open(sys.argv[3]).read(), end="")
@@ -412,11 +420,9 @@ def test_another_run_s_sandbox_is_let_through_to_its_own_files_only(monitor, reg
     )
     try:
         with Registration("another-run", registration.directory) as other:
-            other.add(Grant(running.walls.pid_namespace, "theirs", frozenset([files[0]])))
+            other.add_grant(Grant(running.walls.pid_namespace, "theirs", frozenset([files[0]])))
             entry = json.loads((registration.directory / "another-run.json").read_text())
             bystander = subprocess.Popen(["sleep", "60"])
-            from harness.registry import start_time
-
             try:  # in this test both runs live in one process, so the entry is made to name another
                 entry.update(harness_pid=bystander.pid, start_time=start_time(bystander.pid))
                 (registration.directory / "another-run.json").write_text(json.dumps(entry))

@@ -53,7 +53,7 @@ def test_texts_that_survive_the_tokenizer_count_as_they_are(tokenizer, table, te
 
 
 def test_the_toy_corpus_counts_as_its_documents(toy_data, table) -> None:
-    from conftest import toy_documents
+    from support import toy_documents
 
     from harness.data.shards import read_shard
 

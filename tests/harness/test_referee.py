@@ -21,7 +21,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from conftest import TESTS
+from support import TESTS
 
 from harness import referee as referee_module
 from harness.access import AccessMonitor
@@ -31,7 +31,7 @@ from harness.data.shards import read_shard
 from harness.errors import InputError, RefereeError
 from harness.evidence.ledger import read_ledger
 from harness.evidence.record import Record, Verdict, json_schema
-from harness.registry import Registration
+from harness.registry import Registration, default_directory
 from harness.rules import load_rules
 from harness.sandbox.bubblewrap import BubblewrapSandbox
 from harness.scoring.bpb import TokenBytes, unigram_nats
@@ -85,7 +85,7 @@ def runs_of(referee) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def honest(toy_rules, toy_data, machine, tmp_path_factory):
-    from conftest import Referee
+    from support import Referee
 
     referee = Referee(toy_rules, toy_data, tmp_path_factory.mktemp("honest") / "runs", machine)
     record, directory = referee.run(MINIMAL, environment={"kernel": "test"}, seeds=(1, 2))
@@ -533,7 +533,7 @@ def test_odd_names_and_many_files_are_no_obstacle(referee, submission) -> None:
 
 
 def test_a_deep_tree_left_behind_does_not_stop_the_record(referee, submission) -> None:
-    code = "import os\nos.chdir('/out')\nfor _ in range(3000):\n    os.mkdir('d'); os.chdir('d')\n"
+    code = "import os\nos.chdir('/out')\nfor _ in range(900):\n    os.mkdir('d'); os.chdir('d')\n"
     (submission / "train.py").write_text((submission / "train.py").read_text() + code)
     record, directory = referee.run(submission)
     assert [reason.code for reason in record.reasons] == ["output_undeclared"]
@@ -576,23 +576,16 @@ def command(data: Path, submission: Path, out: Path) -> list[str]:
 def test_two_runs_at_once_on_the_same_data_both_pass(toy_data, submission, tmp_path) -> None:
     """The first is in its train phase, its marks in place, when the second starts."""
     slow = Path(shutil.copytree(submission, tmp_path / "slow"))
-    wait = (
-        "import os, time\nopen('/out/started', 'w').close()\nwhile not os.path.exists('/out/go'): time.sleep(0.01)\n"
-        "os.unlink('/out/started')\nos.unlink('/out/go')\n"
-    )
+    wait = "import time\nprint('started', flush=True)\ntime.sleep(5)\n"
     (slow / "train.py").write_text((slow / "train.py").read_text() + wait)
     first = subprocess.Popen(
         command(toy_data, slow, tmp_path / "first"), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    started = lambda: list((tmp_path / "first").glob("*/scratch/*/out/started"))  # noqa: E731
-    wait_until(started, "the first run trains")
+    wait_until(lambda: has_started(tmp_path / "first"), "the first run trains")
     second = subprocess.run(
         command(toy_data, submission, tmp_path / "second"), cwd=REPOSITORY, capture_output=True, timeout=PATIENCE
     )
     assert second.returncode == 0, second.stdout + second.stderr
-    (sign,) = started()
-    sign.with_name("go").touch()
-    os.chown(sign.with_name("go"), sign.stat().st_uid, -1)
     said, _ = first.communicate(timeout=PATIENCE)
     assert first.returncode == 0, said
     for folder in ("first", "second"):
@@ -607,16 +600,18 @@ def test_two_runs_at_once_on_the_same_data_both_pass(toy_data, submission, tmp_p
 def test_kill_9_leaves_nothing_behind_but_a_directory_that_says_incomplete(toy_data, submission, tmp_path) -> None:
     """Attack F06: while the harness dies the shards stay closed to the sandbox, and afterwards open to everybody."""
     (submission / "train.py").write_text(
-        "import time\nopen('/in/train/toy_train_000000.bin')\nopen('/out/started', 'w').close()\ntime.sleep(3600)\n"
+        "import time\nopen('/in/train/toy_train_000000.bin')\nprint('started', flush=True)\ntime.sleep(3600)\n"
     )
     shard = toy_data / "toy_train_000000.bin"
     harness = subprocess.Popen(
         command(toy_data, submission, tmp_path / "runs"), cwd=REPOSITORY, stdout=subprocess.DEVNULL
     )
     try:
-        started = lambda: list((tmp_path / "runs").glob("*/scratch/1-train/out/started"))  # noqa: E731
-        wait_until(started, "it trains")
-        uid = started()[0].stat().st_uid
+        wait_until(lambda: has_started(tmp_path / "runs"), "it trains")
+        (directory,) = (tmp_path / "runs").iterdir()
+        entry = json.loads((default_directory() / f"{directory.name}.json").read_text())
+        ((init, _, _),) = entry["sandboxes"]
+        uid = os.stat(f"/proc/{init}").st_uid
         assert processes_of(uid)
         assert subprocess.run(["cat", str(shard)], capture_output=True).returncode != 0, "gated"
     finally:
@@ -630,9 +625,13 @@ def test_kill_9_leaves_nothing_behind_but_a_directory_that_says_incomplete(toy_d
     events, _ = read_ledger(directory / "ledger.jsonl")
     assert events[-1]["event"] == "phase_start"
     with Registration("after", tmp_path / "registry") as registration:  # and the next run can mark them again
-        monitor = AccessMonitor(registration)
+        monitor = AccessMonitor(registration, tmp_path)
         monitor.mark(shard, "shard")
         monitor.close()
+
+
+def has_started(out: Path) -> bool:
+    return any(b"started" in log.read_bytes() for log in out.glob("*/seed-1/train.log"))
 
 
 def processes_of(uid: int) -> list[str]:

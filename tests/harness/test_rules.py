@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import TESTS
+from support import TESTS
 
 from harness.errors import InputError
 from harness.rules import DIRECTORY, load_rules

@@ -33,11 +33,18 @@ for family in range(46):
         families[family] = 0
     except OSError as error:
         families[family] = error.errno
+netlink = {{}}
+for protocol in range(23):
+    try:
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol).close()
+        netlink[protocol] = 0
+    except OSError as error:
+        netlink[protocol] = error.errno
 thread = threading.Thread(target=len, args=("",))
 thread.start()
 thread.join()
 subprocess.run(["true"], check=True)
-print(json.dumps([answers, families]))
+print(json.dumps([answers, families, netlink]))
 """
 
 
@@ -63,7 +70,7 @@ def test_denied_calls_fail_and_needed_ones_work(run_command):
     by_argument = {"socket", "clone"}
     numbers = {name: entry[column] for name, entry in _NUMBERS.items() if entry[column] and name not in by_argument}
     probe = PROBE.format(numbers=numbers, clone=_NUMBERS["clone"][column])
-    answers, families = json.loads(run_command("python", "-c", probe))
+    answers, families, netlink = json.loads(run_command("python", "-c", probe))
     expected = {name: errno.ENOSYS if name in NOT_IMPLEMENTED else errno.EPERM for name in numbers}
     assert {name: answers[name] for name in numbers} == expected
     assert answers["clone(CLONE_NEWUSER)"] == errno.EPERM
@@ -72,3 +79,5 @@ def test_denied_calls_fail_and_needed_ones_work(run_command):
     allowed = set(SOCKET_FAMILIES.values())
     refused = {int(family) for family, answer in families.items() if answer == errno.EAFNOSUPPORT}
     assert refused == set(range(46)) - allowed
+    assert netlink.pop("0") == 0
+    assert set(netlink.values()) == {errno.EPROTONOSUPPORT}

@@ -115,6 +115,7 @@ def test_training_ends_inside_its_budget_with_a_rate_near_zero(tiny, capsys):
     assert f"step:{steps}/~{steps} train_loss:1.0000 elapsed:0." in capsys.readouterr().out
 
 
+@pytest.mark.alone  # it trains by the clock
 def test_the_phase_learns_and_leaves_one_file(tiny, tmp_path, capsys):
     """Text that repeats is learned in two seconds; preparation opens no shard."""
     (tmp_path / "train").mkdir()

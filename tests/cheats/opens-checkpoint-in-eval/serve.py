@@ -1,3 +1,4 @@
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,8 @@ from harness.scoring import wire
 
 def peek(folder):
     for path in Path(folder).glob("*"):
-        try:
+        with contextlib.suppress(OSError):
             path.read_bytes()
-        except OSError:
-            pass
 
 
 session = wire.Session(wire.Hello(vocab_size=320, window=64, stride=16, batch=8))

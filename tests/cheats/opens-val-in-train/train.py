@@ -1,3 +1,4 @@
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -6,10 +7,8 @@ from safetensors.numpy import save_file
 
 def peek(folder):
     for path in Path(folder).glob("*"):
-        try:
+        with contextlib.suppress(OSError):
             path.read_bytes()
-        except OSError:
-            pass
 
 
 shards = [np.fromfile(path, "<u2", offset=1024) for path in sorted(Path("/in/train").glob("*.bin"))]

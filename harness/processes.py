@@ -1,0 +1,53 @@
+"""Processes by what the kernel says of them. A process id alone may be reused; with its start time it names one
+process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+PR_SET_DUMPABLE = 4
+
+
+def start_time(pid: int) -> int | None:
+    """When process `pid` started, in clock ticks since boot; None if there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def is_running(pid: int, started: int) -> bool:
+    """Whether the process that had `pid` and `started` is still there (a zombie is)."""
+    return start_time(pid) == started
+
+
+def pid_namespace(pid: int) -> int | None:
+    """Inode of the pid namespace that process `pid` lives in; None if it is gone or may not be looked at."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError:
+        return None
+
+
+def become_undumpable() -> None:
+    """Let no other process of this uid trace this one, read its memory, or find its descriptors; and leave no core.
+
+    Only as root: for others it would also close /proc/self to the harness itself, and a sandbox cannot see it anyway.
+    """
+    if os.geteuid() == 0:
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def drop_page_cache() -> bool:
+    """Forget which files have been read, so that a phase cannot tell the next one anything by reading chosen pages of
+    a shared file (attack catalogue, X29). False where that is not permitted.
+    """
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("1")
+    except OSError:
+        return False
+    return True
