@@ -166,8 +166,9 @@ class AccessMonitor:
                 process.kill()
                 process.wait()
 
-    def _order(self, order: dict, listeners: Sequence[int] = range(LISTENERS)) -> None:
-        """Have the order carried out by `listeners`; returns when it is done."""
+    def _order(self, order: dict, listeners: Sequence[int] | None = None) -> None:
+        """Have the order carried out by `listeners` (default: all); returns when it is done."""
+        listeners = range(len(self._channels)) if listeners is None else listeners
         data = json.dumps(order).encode()
         for number in listeners:
             try:

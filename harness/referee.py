@@ -14,6 +14,7 @@ import secrets
 import socket
 import traceback
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -176,11 +177,7 @@ def load_dataset(directory: Path, rules: Rules, observer: Observer) -> Dataset:
             f"{directory}: the tokens of the val split stand for {text_bytes:,} bytes of text, "
             f"its manifest says {manifest.text.val.bytes:,}"
         )
-    dataset = Dataset(manifest, files, val, text_bytes)
-    visible = [mount.source for mount in system_mounts()[0]]
-    for path in copies(visible, dataset.shards):
-        raise InputError(f"{path} holds what a shard holds, and every sandbox can see it; move or remove it")
-    return dataset
+    return Dataset(manifest, files, val, text_bytes)
 
 
 class _Run:
@@ -303,7 +300,15 @@ class _Run:
                 self.monitor.mark(facts.path.absolute(), facts.path.name)
             for kind, path in self.decoys.items():
                 self.monitor.mark(path, f"decoy of a {kind} file")
+        # Looking through all that a sandbox sees takes a second or two, which the first phase's preparation can have.
+        visible = [mount.source for mount in system_mounts()[0]]
+        self.copies = ThreadPoolExecutor(1, "copies").submit(copies, visible, self.dataset.shards)
         self.check_data()
+
+    def check_for_copies(self) -> None:
+        """Wait for the search to end; raise RefereeError if a file that every sandbox sees holds what a shard holds."""
+        for path in self.copies.result():
+            raise RefereeError(f"{path} holds what a shard holds, and every sandbox can see it; move or remove it")
 
     def check_data(self) -> None:
         """What the monitor cannot see: raise RefereeError if a shard was changed, or if a process that had it open or
@@ -367,6 +372,7 @@ class _SeedRun:
         phase = "train"
         try:
             checkpoint = self._train()
+            self.run.check_for_copies()
             phase = "quantize"
             artifact = self._quantize(checkpoint)
             phase = "eval"
