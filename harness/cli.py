@@ -73,12 +73,17 @@ def demo(
 
 
 @app.command()
-def doctor(out: OutOption = Path("runs")) -> None:
+def doctor(
+    out: OutOption = Path("runs"),
+    attack: Annotated[
+        bool, typer.Option("--attack", help="Attack the sandbox from inside, and show every answer.")
+    ] = False,
+) -> None:
     """Check this machine: what is missing, and what that costs.
 
     Exit code 0 if a PASS is possible here, 2 if UNPROVEN is the best verdict, 69 if nothing can be run.
     """
-    found = checks.inspect(out)
+    found = checks.inspect(out, attack=attack)
     table = Table(show_header=False, box=None)
     for check in found:
         cost = f" -- {check.cost}" if check.cost and not check.ok else ""

@@ -4,7 +4,9 @@ the same checks.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -18,9 +20,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from harness.access import AccessMonitor
+from harness.attack import run_attacks
+from harness.data.shards import write_atomically
 from harness.errors import EnvironmentMissing, RefereeError
 from harness.gpus import gpu_names
-from harness.registry import Registration
+from harness.registry import Registration, default_directory
 from harness.rules import Rules
 from harness.sandbox import Limits, SandboxSpec
 from harness.sandbox.bubblewrap import BubblewrapSandbox, find_bwrap
@@ -49,9 +53,12 @@ class Check:
     cost: Cost = Cost.NOTHING
 
 
-def inspect(out: Path = Path("runs")) -> list[Check]:
-    """Run every check; takes about a second. `out`: where run directories would go."""
-    return [
+def inspect(out: Path = Path("runs"), *, attack: bool = False) -> list[Check]:
+    """Run every check; takes about a second. `out`: where run directories would go.
+
+    attack: attack the sandbox from inside even if nothing has changed since that was last done, and list every answer.
+    """
+    checks = [
         _check_python(),
         _check_bubblewrap(),
         _check_sandbox(),
@@ -66,6 +73,9 @@ def inspect(out: Path = Path("runs")) -> list[Check]:
         ),
         Check("GPUs", True, ", ".join(gpu_names()) or "none"),
     ]
+    if any(not check.ok and check.cost is Cost.NO_RUN for check in checks):
+        return checks  # without a sandbox there is nothing to attack
+    return [*checks, *(_attack_everything() if attack else [_check_attacks()])]
 
 
 def require(checks: list[Check]) -> list[str]:
@@ -170,6 +180,38 @@ def _check_sandbox() -> Check:
     if attempts == 0:
         return Check("sandbox", False, "the kernel did not count an attempt to reach the network", Cost.NO_PASS)
     return Check("sandbox", True, "read-only, no network, no capabilities; network attempts are counted", Cost.NO_RUN)
+
+
+def _attack_everything() -> list[Check]:
+    """One check for each attack on the sandbox; keeps the outcome for `_check_attacks`."""
+    results = run_attacks()
+    holes = [result.name for result in results if not result.denied]
+    _attack_file().parent.mkdir(mode=0o700, exist_ok=True)
+    write_atomically(_attack_file(), json.dumps({"denied": len(results) - len(holes), "holes": holes}).encode())
+    return [Check(f"attack: {result.name}", result.denied, result.detail, Cost.NO_PASS) for result in results]
+
+
+def _check_attacks() -> Check:
+    """What came of attacking the sandbox; anew after a boot or a change of kernel, bubblewrap, harness."""
+    file = _attack_file()
+    if not file.exists():
+        _attack_everything()
+    outcome = json.loads(file.read_text())
+    if outcome["holes"]:
+        text = f"not denied: {', '.join(outcome['holes'])}; see `harness doctor --attack`"
+        return Check("self-attack", False, text, Cost.NO_PASS)
+    return Check("self-attack", True, f"{outcome['denied']} attacks from inside the sandbox were denied", Cost.NO_PASS)
+
+
+def _attack_file() -> Path:
+    """Where the outcome is kept: with the registrations, under a name that changes with everything it depends on."""
+    digest = hashlib.sha256()
+    for text in (platform.release(), find_bwrap(), Path("/proc/sys/kernel/random/boot_id").read_text()):
+        digest.update(text.encode())
+    digest.update(Path(find_bwrap()).read_bytes())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return default_directory() / f"attacks-{digest.hexdigest()[:16]}"
 
 
 def _check_uid() -> Check:
