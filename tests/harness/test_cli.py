@@ -46,7 +46,7 @@ def command(monkeypatch, capsys, machine):
 
     def run(*arguments: str | Path, found: list[Check] = machine) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["harness", *map(str, arguments)])
-        monkeypatch.setattr(cli.checks, "inspect", lambda out=None: found)
+        monkeypatch.setattr(cli.checks, "inspect", lambda out=None, attack=False: found)
         monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -86,7 +86,7 @@ def test_the_commands_and_their_options_are_these() -> None:
     expected = {
         "record": ["--rules", "--submission", "--data", *run],
         "demo": ["--submission=submission", "--data=data/demo", *run],
-        "doctor": ["--out=runs"],
+        "doctor": ["--out=runs", "--attack=False"],
         "data demo": ["--out=data/demo"],
         "data verify": ["--data=data/demo"],
     }
