@@ -339,15 +339,20 @@ class _Run:
             text = f"{len(set(self.request.seeds))} seeds were run; the rules want at least {self.rules.seeds.minimum}"
             self.violation(Violation(Reason.SEEDS_MISSING, text))
         rule = self.rules.significance
-        if rule.baseline_val_loss and len(losses) == len(self.seeds) >= 2:
-            self.significance = compare(losses, rule)
-            if not self.significance.p_value < rule.p_value:
-                text = (
-                    f"improves on {rule.baseline_name} by {self.significance.improvement_nats:.5f} nats; more than "
-                    f"{rule.minimum_improvement_nats:g} would have p = {self.significance.p_value:.3g}, "
-                    f"wanted is p < {rule.p_value:g}"
-                )
-                self.violation(Violation(Reason.BASELINE_NOT_BEATEN, text))
+        if not rule.baseline_val_loss or len(losses) < len(self.seeds):
+            return
+        if len(losses) < 2:
+            text = f"one seed cannot be compared with {rule.baseline_name}; at least two are needed"
+            self.violation(Violation(Reason.BASELINE_NOT_BEATEN, text))
+            return
+        self.significance = compare(losses, rule)
+        if not self.significance.p_value < rule.p_value:
+            text = (
+                f"improves on {rule.baseline_name} by {self.significance.improvement_nats:.5f} nats; more than "
+                f"{rule.minimum_improvement_nats:g} would have p = {self.significance.p_value:.3g}, "
+                f"wanted is p < {rule.p_value:g}"
+            )
+            self.violation(Violation(Reason.BASELINE_NOT_BEATEN, text))
 
 
 class _SeedRun:

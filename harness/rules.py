@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness.errors import InputError
 
@@ -85,6 +85,13 @@ class Significance(Table):
     baseline_val_loss: tuple[float, ...]
     minimum_improvement_nats: Annotated[float, Field(ge=0)]
     p_value: Annotated[float, Field(gt=0, lt=1)]
+
+    @field_validator("baseline_val_loss")
+    @classmethod
+    def _has_a_variance(cls, losses: tuple[float, ...]) -> tuple[float, ...]:
+        if len(losses) == 1:
+            raise ValueError("needs at least two values, or none for no baseline")
+        return losses
 
 
 class Rules(Table):

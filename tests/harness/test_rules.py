@@ -156,6 +156,7 @@ def test_a_number_in_quotes_or_a_truth_value_is_no_number(tmp_path, key: str) ->
         ("significance.p_value", "1.0"),
         ("significance.minimum_improvement_nats", "-0.001"),
         ("significance.baseline_val_loss", '["1.0"]'),
+        ("significance.baseline_val_loss", "[1.9]"),
         ("name", '"Upper Case"'),
         ("name", '""'),
     ],
