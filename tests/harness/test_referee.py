@@ -358,14 +358,14 @@ def test_too_few_seeds_fail(referee, submission, changed_rules) -> None:
 @pytest.mark.parametrize(
     ("baseline", "seeds", "codes"),
     [
-        ("[3.7, 3.71, 3.72]", (1, 2), []),
-        ("[3.6, 3.7, 3.8]", (1, 2), ["baseline_not_beaten"]),  # better on average, but not beyond doubt
-        ("[3.5, 3.51]", (1, 2), ["baseline_not_beaten"]),
+        ("[3.25, 3.26, 3.27]", (1, 2), []),
+        ("[3.1, 3.2, 3.3]", (1, 2), ["baseline_not_beaten"]),  # better on average, but not beyond doubt
+        ("[3.0, 3.01]", (1, 2), ["baseline_not_beaten"]),
         ("[9.0, 9.1]", (1,), ["baseline_not_beaten"]),  # one value has no variance
     ],
 )
 def test_a_baseline_must_be_beaten_beyond_doubt(referee, submission, changed_rules, baseline, seeds, codes) -> None:
-    """The minimal submission scores 3.6376 nats with every seed; a little noise makes its two seeds differ."""
+    """The minimal submission scores about 3.187 nats with every seed; a little noise makes its two seeds differ."""
     code = (submission / "serve.py").read_text()
     noise = "json.loads(Path('/in/phase.json').read_text())['seed'] % 2 * 1e-3 * (np.arange(320) % 2)"
     (submission / "serve.py").write_text("import json\n" + code.replace("= logits", f"= logits + {noise}"))
