@@ -21,19 +21,10 @@ from unittest import mock
 from harness import access, doctor
 from harness.access import AccessMonitor
 from harness.registry import Registration
-from harness.sandbox import Limits, SandboxSpec
+from harness.sandbox import SMALL, SandboxSpec
 from harness.sandbox.bubblewrap import BubblewrapSandbox
 
 RESULT = Path(__file__).resolve().parents[1] / "bench" / "results" / "audited_open.json"
-LIMITS = Limits(
-    processes=64,
-    open_files=64,
-    memory_bytes=1 << 30,
-    output_bytes=1 << 20,
-    output_files=10,
-    scratch_bytes=1 << 20,
-    shared_memory_bytes=1 << 20,
-)
 
 
 def open_microseconds(path: Path, count: int) -> float:
@@ -59,7 +50,7 @@ def marked_open_microseconds(path: Path, count: int, listeners: int, folder: Pat
 def sandbox_milliseconds(count: int) -> tuple[float, float]:
     """Medians: from nothing to launched, and from the command's exit to everything removed, in milliseconds."""
     starts, ends = [], []
-    spec = SandboxSpec(label="bench", command=("/bin/true",), mounts=(), limits=LIMITS)
+    spec = SandboxSpec(label="bench", command=("/bin/true",), mounts=(), limits=SMALL)
     for _ in range(count):
         begin = time.monotonic()
         running = BubblewrapSandbox().start(spec)

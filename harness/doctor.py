@@ -26,7 +26,7 @@ from harness.errors import EnvironmentMissing, RefereeError
 from harness.gpus import gpu_names
 from harness.registry import Registration, default_directory
 from harness.rules import Rules
-from harness.sandbox import Limits, SandboxSpec
+from harness.sandbox import SMALL, SandboxSpec
 from harness.sandbox.bubblewrap import BubblewrapSandbox, find_bwrap
 
 ACCESS_MONITOR = "access monitor"  # the name of the check that decides whether a run is watched by the kernel
@@ -146,16 +146,7 @@ def _check_sandbox() -> Check:
         "except OSError: pass\n"
         "print(*faults, sep=', '); sys.exit(bool(faults))\n"
     )
-    limits = Limits(
-        processes=64,
-        open_files=64,
-        memory_bytes=1 << 30,
-        output_bytes=1 << 20,
-        output_files=10,
-        scratch_bytes=1 << 20,
-        shared_memory_bytes=1 << 20,
-    )
-    spec = SandboxSpec(label="self-check", command=("python", "-c", probe), mounts=(), limits=limits)
+    spec = SandboxSpec(label="self-check", command=("python", "-c", probe), mounts=(), limits=SMALL)
     try:
         running = BubblewrapSandbox().start(spec)
     except (EnvironmentMissing, RefereeError, OSError) as error:

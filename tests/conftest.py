@@ -11,7 +11,7 @@ from support import TESTS, Referee, make_toy_data
 
 from harness import doctor
 from harness.rules import LoadedRules, load_rules
-from harness.sandbox import Limits, SandboxSpec
+from harness.sandbox import SMALL, SandboxSpec
 from harness.sandbox.bubblewrap import BubblewrapSandbox
 
 
@@ -59,16 +59,7 @@ def run_command() -> Callable[..., str]:
     """Run a command in a bare sandbox and return what it printed; fails if it does not end with 0."""
 
     def run(*command: str) -> str:
-        limits = Limits(
-            processes=64,
-            open_files=256,
-            memory_bytes=1 << 30,
-            output_bytes=1 << 20,
-            output_files=10,
-            scratch_bytes=1 << 20,
-            shared_memory_bytes=1 << 20,
-        )
-        running = BubblewrapSandbox().start(SandboxSpec(label="test", command=command, mounts=(), limits=limits))
+        running = BubblewrapSandbox().start(SandboxSpec(label="test", command=command, mounts=(), limits=SMALL))
         try:
             running.launch()
             with open(running.log_descriptor, closefd=False) as log:

@@ -44,6 +44,18 @@ class Limits:
     shared_memory_bytes: int  # /dev/shm
 
 
+# Of a sandbox in which next to nothing is done: self-checks, benches, tests.
+SMALL = Limits(
+    processes=64,
+    open_files=256,
+    memory_bytes=1 << 30,
+    output_bytes=1 << 20,
+    output_files=10,
+    scratch_bytes=1 << 20,
+    shared_memory_bytes=1 << 20,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SandboxSpec:
     """A phase as the back-end sees it. `command[0] == "python"` means the sandbox's own interpreter.

@@ -25,7 +25,7 @@ from harness.fanotify import PermissionGroup
 from harness.policy import Grant, Identity, Opener
 from harness.processes import start_time
 from harness.registry import Registration
-from harness.sandbox import Limits, Mount, SandboxSpec
+from harness.sandbox import SMALL, Mount, SandboxSpec
 from harness.sandbox.bubblewrap import BubblewrapSandbox
 
 pytestmark = [
@@ -35,15 +35,6 @@ pytestmark = [
 
 REPOSITORY = TESTS.parent
 PATIENCE = 20.0
-LIMITS = Limits(
-    processes=64,
-    open_files=64,
-    memory_bytes=1 << 30,
-    output_bytes=1 << 20,
-    output_files=10,
-    scratch_bytes=1 << 20,
-    shared_memory_bytes=1 << 20,
-)
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -254,7 +245,7 @@ def sandboxed(code: str, mounts: dict[Path, str]):
             label="test",
             command=("python", "-c", textwrap.dedent(code)),
             mounts=tuple(Mount(source=source, target=target) for source, target in mounts.items()),
-            limits=LIMITS,
+            limits=SMALL,
         )
     )
 
