@@ -43,6 +43,8 @@ class Reason(StrEnum):
     SCORE_INCOMPLETE = "score_incomplete"
     SCORE_PROTOCOL = "score_protocol"
     SCORE_NOT_FINITE = "score_not_finite"
+    NOT_CAUSAL = "not_causal"
+    HIDDEN_STATE = "hidden_state"
     SHARD_COPY = "shard_copy"
     SEEDS_MISSING = "seeds_missing"
     BASELINE_NOT_BEATEN = "baseline_not_beaten"

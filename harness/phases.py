@@ -14,8 +14,6 @@ from harness.contestant import Contestant
 from harness.rules import Rules
 from harness.sandbox import Mount
 
-PHASES = ("train", "quantize", "eval")
-
 CHECKPOINT, ARTIFACT, CALIBRATION = "checkpoint.safetensors", "artifact.bin", "calibration.bin"
 SUBMISSION_TARGET = "/in/submission"
 PARAMETERS_TARGET = "/in/phase.json"
@@ -92,10 +90,12 @@ def quantize_phase(
     )
 
 
-def eval_phase(rules: Rules, contestant: Contestant, inputs: Inputs) -> Phase:
-    """Eval sees the artifact, its own files of the submission, and the scorer's socket; it must leave nothing."""
+def eval_phase(rules: Rules, contestant: Contestant, inputs: Inputs, name: str = "eval") -> Phase:
+    """Eval sees the artifact, its own files of the submission, and the scorer's socket; it must leave nothing.
+
+    The phase that probes it afterwards is the same under another `name`, which it is not told."""
     return Phase(
-        name="eval",
+        name=name,
         command=contestant.commands.eval,
         mounts=(
             Mount(source=contestant.eval_directory, target=SUBMISSION_TARGET),
@@ -107,7 +107,7 @@ def eval_phase(rules: Rules, contestant: Contestant, inputs: Inputs) -> Phase:
         outputs={},
         prepare_seconds=rules.prepare.eval_seconds,
         clock_seconds=rules.clock.eval_seconds,
-        parameters={},
+        parameters={"phase": "eval"},
     )
 
 

@@ -7,13 +7,14 @@ Start reading at `run_record`. What a phase may see is in `phases.py`; where its
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import json
 import os
 import secrets
 import socket
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from harness.access import AccessMonitor, identity
 from harness.checkpoint import canonical_checkpoint, most_bytes
 from harness.clock import PhaseClock
 from harness.contestant import Contestant, load_contestant
+from harness.data.documents import read_documents
 from harness.data.manifest import FileFacts, Manifest, verify
 from harness.data.shards import read_shard, write_atomically
 from harness.errors import InputError, Reason, RefereeError, Violation
@@ -43,7 +45,7 @@ from harness.evidence.record import (
 )
 from harness.gpus import device_nodes
 from harness.integrity import copies, filesystem_fault, holders, recheck, rehash, snapshot
-from harness.outputs import Output, remove_tree
+from harness.outputs import remove_tree
 from harness.phases import (
     ARTIFACT,
     CALIBRATION,
@@ -60,14 +62,17 @@ from harness.registry import Registration, other_runs, reap
 from harness.rules import LoadedRules, Rules
 from harness.sandbox import Limits, Mount, Sandbox, SandboxSpec
 from harness.sandbox.bubblewrap import system_mounts
-from harness.scoring.bpb import TokenBytes, bits_per_byte, unigram_nats
-from harness.scoring.scorer import Scorer
+from harness.scoring.bpb import bits_per_byte, bootstrap, document_starts, load_tokenizer, prove_text, unigram_nats
+from harness.scoring.probes import Comparison, Prober
+from harness.scoring.scorer import ProbeScorer, Score, Scorer
 from harness.significance import compare
-from harness.supervisor import Log, Observer, Supervisor
+from harness.supervisor import Log, Observer, PhaseOutcome, Supervisor
 
 INCOMPLETE = "INCOMPLETE"
 RECORD = "record.json"
 LEDGER = "ledger.jsonl"
+NATS = "nats.f32.gz"
+OTHER_TEXT_TOKENS = 10_000_000  # of the first train shard, for probes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +94,21 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The data of a run, verified. val: uint16 [N], the whole val stream; text_bytes: UTF-8 bytes of what is scored of
-    it.
+    """The data of a run, verified. val: uint16 [N], the whole val stream; val_bytes: int64 [N - 1], UTF-8 bytes of each
+    scored token of it; text_bytes: their sum. begin_token: with which documents begin. other_text: uint16, train text
+    for probes.
     """
 
     manifest: Manifest
     files: tuple[FileFacts, ...]
     val: np.ndarray
-    text_bytes: int
+    val_bytes: np.ndarray
+    begin_token: int
+    other_text: np.ndarray
+
+    @property
+    def text_bytes(self) -> int:
+        return int(self.val_bytes.sum())
 
     @property
     def shards(self) -> list[FileFacts]:
@@ -169,15 +181,21 @@ def load_dataset(directory: Path, rules: Rules, observer: Observer) -> Dataset:
         raise InputError(
             f"{directory}: its val split has {val_tokens:,} tokens; rules {rules.name} want {rules.data.val_tokens:,}"
         )
-    by_role = {role: [facts.path for facts in files if facts.role == role] for role in ("tokenizer", "val")}
+    by_role: dict[str, list[Path]] = {}
+    for facts in files:
+        by_role.setdefault(facts.role, []).append(facts.path)
     val = np.concatenate([read_shard(path) for path in by_role["val"]])
-    text_bytes = TokenBytes.from_tokenizer(by_role["tokenizer"][0]).count(val)
+    (tokenizer,) = by_role["tokenizer"]
+    originals = by_role.get("val_documents")
+    val_bytes = prove_text(val, tokenizer, read_documents(originals[0]) if originals else None)
+    text_bytes = int(val_bytes.sum())
     if text_bytes != manifest.text.val.bytes:
         raise InputError(
             f"{directory}: the tokens of the val split stand for {text_bytes:,} bytes of text, "
             f"its manifest says {manifest.text.val.bytes:,}"
         )
-    return Dataset(manifest, files, val, text_bytes)
+    other_text = read_shard(by_role["train"][0])[:OTHER_TEXT_TOKENS].copy()
+    return Dataset(manifest, files, val, val_bytes, load_tokenizer(tokenizer).bos_id(), other_text)
 
 
 class _Run:
@@ -381,7 +399,9 @@ class _SeedRun:
             phase = "quantize"
             artifact = self._quantize(checkpoint)
             phase = "eval"
-            self._eval(artifact)
+            score = self._eval(artifact)
+            phase = "probe"
+            self._probe(artifact, score)
         except Violation as violation:
             self.run.violation(violation, self.seed, phase)
         except _PhaseFailed:
@@ -401,7 +421,7 @@ class _SeedRun:
     def _train(self) -> Path:
         """Returns the canonical checkpoint, gated."""
         phase = train_phase(self.rules, self.contestant, self.inputs, most_bytes(self.contestant.checkpoint))
-        received = self._run_phase(phase)[CHECKPOINT]
+        received = self._run_phase(phase).outputs[CHECKPOINT]
         data = canonical_checkpoint(received.path, self.contestant.checkpoint, self.rules.checkpoint.mantissa_bits)
         received.path.unlink()  # what the phase wrote goes no further than this
         path = self.directory / CHECKPOINT
@@ -413,7 +433,7 @@ class _SeedRun:
         key = self._calibration_key()
         inputs = Inputs(**{**vars(self.inputs), "checkpoint": checkpoint})
         phase = quantize_phase(self.rules, self.contestant, inputs, self.phases["train"].clock_seconds, key)
-        received = self._run_phase(phase)
+        received = self._run_phase(phase).outputs
         for name in (ARTIFACT, CALIBRATION):
             received[name].path.rename(self.directory / name)
         artifact = self._seal(self.directory / ARTIFACT, ARTIFACT)
@@ -430,29 +450,72 @@ class _SeedRun:
             raise Violation(Reason.SIZE_OVER_LIMIT, f"artifact and code have {total:,} bytes; the limit is {limit:,}")
         return artifact
 
-    def _eval(self, artifact: Path) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            path = self._listen(listener)
-            inputs = Inputs(**{**vars(self.inputs), "artifact": artifact, "socket": path})
-            phase = eval_phase(self.rules, self.contestant, inputs)
-            scorer = Scorer(self.dataset.val, self.rules.data.vocab_size, listener, self.run.observer.scored)
+    def _eval(self, artifact: Path) -> Score:
+        """Score the whole val stream; the losses are in the ledger, by their hash, when this returns."""
+        comparison = self._comparison()
+        with self._listening("eval") as (listener, inputs):
+            scorer = Scorer(
+                self.dataset.val,
+                self.rules.data.vocab_size,
+                listener,
+                self.run.observer.scored,
+                comparison=comparison,
+                probe_share=self.rules.probes.blind_share,
+                other=self.dataset.other_text,
+            )
             try:
-                self._run_phase(phase, scorer)
+                outcome = self._run_phase(eval_phase(self.rules, self.contestant, inputs(artifact)), scorer)
             finally:
-                nats = self.directory / "nats.f32"
-                write_atomically(
-                    nats, scorer.nats.astype("<f4").tobytes()
-                )  # also of a run that failed: NaN is what was not scored
-                self.numbers["nats_sha256"] = hashlib.sha256(nats.read_bytes()).hexdigest()
-        total_nats = float(scorer.nats.sum(dtype=np.float64))
+                self._keep_nats(scorer.nats)  # also of a run that failed: NaN is what was not scored
+                self.numbers["probes_blind"] = comparison.record()
+        self._count(outcome.score)
+        return outcome.score
+
+    def _keep_nats(self, nats: np.ndarray) -> None:
+        data = nats.astype("<f4").tobytes()
+        write_atomically(self.directory / NATS, gzip.compress(data, compresslevel=1, mtime=0))
+        self.numbers["nats_sha256"] = hashlib.sha256(data).hexdigest()
+
+    def _count(self, score: Score) -> None:
+        dataset, total_nats = self.dataset, float(score.nats.sum(dtype=np.float64))
+        errors = bootstrap(score.nats, dataset.val_bytes, document_starts(dataset.val, dataset.begin_token))
         self.numbers.update(
-            val_loss=total_nats / len(scorer.nats),
-            val_bpb=bits_per_byte(total_nats, self.dataset.text_bytes),
-            unigram_bpb=bits_per_byte(unigram_nats(self.dataset.val), self.dataset.text_bytes),
-            tokens=len(scorer.nats),
-            bytes=self.dataset.text_bytes,
+            val_loss=total_nats / len(score.nats),
+            val_bpb=bits_per_byte(total_nats, dataset.text_bytes),
+            val_loss_standard_error=errors.val_loss if errors else None,
+            val_bpb_standard_error=errors.val_bpb if errors else None,
+            unigram_bpb=bits_per_byte(unigram_nats(dataset.val), dataset.text_bytes),
+            tokens=len(score.nats),
+            bytes=dataset.text_bytes,
+            adaptive=score.hello.adaptive,
         )
-        self.run.ledger.append("score", seed=self.seed, **self.numbers)
+        self.run.ledger.append("score", seed=self.seed, **{**self.numbers, "probes_blind": None})
+
+    def _probe(self, artifact: Path, score: Score) -> None:
+        """Ask a fresh process again for windows that nobody could know before: they follow from the ledger, which holds
+        the losses.
+        """
+        comparison = self._comparison()
+        key = hashlib.sha256(f"probes {self.seed} {self.run.ledger.head}".encode()).digest()
+        self.run.ledger.append("probe_key", seed=self.seed, key=key.hex())
+        with self._listening("probe") as (listener, inputs):
+            scorer = ProbeScorer(
+                self.dataset.val,
+                self.rules.data.vocab_size,
+                listener,
+                self.run.observer.scored,
+                score=score,
+                comparison=comparison,
+                prober=Prober(key, self.dataset.other_text),
+                count=self.rules.probes.windows_after,
+            )
+            try:
+                self._run_phase(eval_phase(self.rules, self.contestant, inputs(artifact), "probe"), scorer)
+            finally:
+                self.numbers["probes_after"] = comparison.record()
+
+    def _comparison(self) -> Comparison:
+        return Comparison(self.rules.probes.tolerance_nats, self.rules.probes.mean_tolerance_nats)
 
     def _calibration_key(self) -> str:
         """The key of the calibration's noise: fixed by the checkpoint and the ledger so far, so it cannot be chosen or
@@ -463,20 +526,22 @@ class _SeedRun:
         self.run.ledger.append("calibration_key", seed=self.seed, key=key)
         return key
 
-    def _listen(self, listener: socket.socket) -> Path:
-        """Bind the scorer's socket in the scratch directory, by way of its descriptor because socket paths may have
-        107 bytes at most.
+    @contextlib.contextmanager
+    def _listening(self, phase: str) -> Iterator[tuple[socket.socket, Callable[[Path], Inputs]]]:
+        """The scorer's socket, and a phase's inputs with it. It is bound in the scratch directory by way of its
+        descriptor, because socket paths may have 107 bytes at most.
         """
-        directory = os.open(self.run.scratch, os.O_PATH | os.O_DIRECTORY)
-        name = f"scorer-{self.seed}.sock"
-        try:
-            listener.bind(f"/proc/self/fd/{directory}/{name}")
-        finally:
-            os.close(directory)
+        name = f"{phase}-{self.seed}.sock"
         path = self.run.scratch / name
-        path.chmod(0o666)  # the phase's uid is another
-        listener.listen()
-        return path
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            directory = os.open(self.run.scratch, os.O_PATH | os.O_DIRECTORY)
+            try:
+                listener.bind(f"/proc/self/fd/{directory}/{name}")
+            finally:
+                os.close(directory)
+            path.chmod(0o666)  # the phase's uid is another
+            listener.listen()
+            yield listener, lambda artifact: Inputs(**{**vars(self.inputs), "artifact": artifact, "socket": path})
 
     def _seal(self, path: Path, name: str) -> Path:
         """An output in the run directory for good: read-only, hashed, recorded, and gated."""
@@ -488,7 +553,7 @@ class _SeedRun:
             self.run.monitor.mark(path, f"{name} of seed {self.seed}")
         return path
 
-    def _run_phase(self, phase: Phase, scorer: Scorer | None = None) -> dict[str, Output]:
+    def _run_phase(self, phase: Phase, scorer: Scorer | ProbeScorer | None = None) -> PhaseOutcome:
         """Run one phase in a fresh sandbox and take its outputs over; raises _PhaseFailed if it broke a rule."""
         run = self.run
         room = run.scratch / f"{self.seed}-{phase.name}"
@@ -520,7 +585,7 @@ class _SeedRun:
             run.violation(violation, self.seed, phase.name)
         if outcome.violations:
             raise _PhaseFailed
-        return outcome.outputs
+        return outcome
 
     def _spec(self, phase: Phase, room: Path) -> SandboxSpec:
         limits = self.rules.limits

@@ -80,6 +80,13 @@ class Seeds(Table):
     minimum: Positive
 
 
+class Probes(Table):
+    blind_share: Annotated[float, Field(ge=0, lt=1)]
+    windows_after: Count
+    tolerance_nats: Annotated[float, Field(gt=0)]
+    mean_tolerance_nats: Annotated[float, Field(gt=0)]
+
+
 class Significance(Table):
     baseline_name: str
     baseline_val_loss: tuple[float, ...]
@@ -104,6 +111,7 @@ class Rules(Table):
     limits: SandboxLimits
     hardware: Hardware
     data: Data
+    probes: Probes
     seeds: Seeds
     significance: Significance
 

@@ -24,7 +24,7 @@ from harness.policy import Identity, Opener
 from harness.processes import drop_page_cache
 from harness.registry import Registration
 from harness.sandbox import Confinement, RunningSandbox, Sandbox, SandboxSpec
-from harness.scoring.scorer import Score, Scorer
+from harness.scoring.scorer import ProbeScorer, Score, Scorer
 
 TICK_SECONDS = 0.2  # progress is shown at least this often
 GOODBYE_SECONDS = 1.0  # a server whose connection broke may still tell, by its exit code, that it crashed
@@ -48,9 +48,9 @@ class Observer(Protocol):
 
 
 class ScorerThread(threading.Thread):
-    """Runs the scorer beside the loop; `result` is its Score, its Violation, or the exception that broke it."""
+    """Runs the scorer beside the loop; `result` is what it returned, its Violation, or the exception that broke it."""
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: Scorer | ProbeScorer) -> None:
         super().__init__(name="scorer", daemon=True)
         self.scorer = scorer
         self.result: Score | BaseException | None = None
@@ -126,7 +126,7 @@ class Supervisor:
         registration: Registration,
         observer: Observer,
         log: Log,
-        scorer: Scorer | None = None,
+        scorer: Scorer | ProbeScorer | None = None,
     ) -> None:
         self.label = f"{phase}, seed {seed}"
         self.seed, self.phase = seed, phase

@@ -13,7 +13,8 @@ import sentencepiece
 from rich.console import Console
 
 from harness import doctor
-from harness.data.manifest import Manifest, ShardFile, Text, TextStatistics, TokenizerFile
+from harness.data.documents import write_documents
+from harness.data.manifest import Manifest, PlainFile, ShardFile, Text, TextStatistics
 from harness.data.shards import write_shard
 from harness.evidence.record import Record
 from harness.progress import ConsoleObserver
@@ -72,14 +73,16 @@ def make_toy_data(directory: Path, *, vocab_size: int = 320) -> Path:
     for name, documents in shards.items():
         tokens = np.concatenate([[tokenizer.bos_id(), *tokenizer.encode(document)] for document in documents])
         write_shard(directory / name, tokens.astype(np.uint16))
+    write_documents(directory / "toy_val_documents.jsonl", val)
     entries = {name: ShardFile.of(directory / name) for name in shards}
     Manifest(
         version=1,
         name="toy",
         vocab_size=vocab_size,
-        tokenizer=TokenizerFile.of(directory / "tokenizer.model"),
+        tokenizer=PlainFile.of(directory / "tokenizer.model"),
         train=tuple(entry for name, entry in entries.items() if "train" in name),
         val=(entries["toy_val_000000.bin"],),
+        val_documents=PlainFile.of(directory / "toy_val_documents.jsonl"),
         text=TextStatistics(val=Text(documents=len(val), bytes=sum(len(document.encode()) for document in val))),
         provenance={"made_by": "tests/conftest.py"},
     ).write(directory)

@@ -22,7 +22,7 @@ MANIFEST_NAME = "manifest.json"
 MAXIMUM_MANIFEST_BYTES = 1_000_000
 
 Progress = Callable[[str], None]
-Role = Literal["tokenizer", "train", "val"]
+Role = Literal["tokenizer", "train", "val", "val_documents"]
 PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1)]
@@ -32,15 +32,15 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class TokenizerFile(_Part):
-    """The SentencePiece model that made the tokens."""
+class PlainFile(_Part):
+    """A file of which only the bytes matter here."""
 
     file: PlainName
     bytes: Count
     sha256: Sha256
 
     @classmethod
-    def of(cls, path: Path) -> TokenizerFile:
+    def of(cls, path: Path) -> PlainFile:
         """The entry of an existing file."""
         return cls(file=path.name, bytes=path.stat().st_size, sha256=sha256_of(path))
 
@@ -87,7 +87,8 @@ class Manifest(_Part):
     version: Literal[1]
     name: str
     vocab_size: Annotated[int, Field(ge=2, le=2**16)]
-    tokenizer: TokenizerFile
+    tokenizer: PlainFile  # the SentencePiece model that made the tokens
+    val_documents: PlainFile | None = None  # the text of val as it was before it became tokens (documents.py)
     train: Annotated[tuple[ShardFile, ...], Field(min_length=1)]
     val: Annotated[tuple[ShardFile, ...], Field(min_length=1)]
     text: TextStatistics
@@ -106,12 +107,13 @@ class Manifest(_Part):
             seen[entry.sha256] = entry.file
         return self
 
-    def entries(self) -> list[tuple[Role, TokenizerFile | ShardFile]]:
-        """Every file of the data directory with its role: the tokenizer, then the train and the val shards."""
+    def entries(self) -> list[tuple[Role, PlainFile | ShardFile]]:
+        """Every file of the data directory with its role: tokenizer, train shards, val shards, val text."""
         return [
             ("tokenizer", self.tokenizer),
             *(("train", shard) for shard in self.train),
             *(("val", shard) for shard in self.val),
+            *([("val_documents", self.val_documents)] if self.val_documents else []),
         ]
 
     @property
@@ -235,7 +237,7 @@ def _open_regular(path: Path) -> BinaryIO:
     return file
 
 
-def _check_size(status: os.stat_result, entry: TokenizerFile | ShardFile, directory: Path) -> None:
+def _check_size(status: os.stat_result, entry: PlainFile | ShardFile, directory: Path) -> None:
     if status.st_size != entry.bytes:
         raise InputError(
             f"{directory / entry.file}: has {status.st_size} bytes, the manifest says {entry.bytes}; "

@@ -98,15 +98,35 @@ class OutputRecord(Part):
     sha256: Sha256
 
 
+class ProbeRecord(Part):
+    """What causality probes showed: windows asked again with other or no text behind a position.
+
+    looking_ahead: probes that a model which looks ahead could not have answered as before. positions: losses compared.
+    largest_deviation_nats: of any of them. mean_gain_nats: by how much the committed losses are lower on the whole.
+    missed_share: the share of positions that may look at the token they predict and that all these probes would miss
+    with a probability of one in a million; null if none of them looks ahead."""
+
+    probes: int
+    looking_ahead: int
+    positions: int
+    largest_deviation_nats: float
+    tolerance_nats: float
+    mean_gain_nats: float
+    mean_tolerance_nats: float
+    missed_share: float | None
+
+
 class SeedRecord(Part):
-    """One run of the three phases. Sizes and scores are null where the run did not get that far.
+    """One run of the phases. Sizes and scores are null where the run did not get that far.
 
     code_bytes: docs/rules.md says what counts. val_loss: mean nats per scored token; val_bpb: bits per UTF-8 byte of
-    the scored text; tokens, bytes: of that text. unigram_bpb: what the best possible unigram model of the same tokens
-    would score."""
+    the scored text; the standard errors of both are over its documents; tokens, bytes: of that text. unigram_bpb: what
+    the best possible unigram model of the same tokens would score. adaptive: whether the server declared that it
+    learns from what has been scored. probes_blind were hidden in the eval phase; probes_after were chosen, and asked of
+    a fresh process, when the losses (nats_sha256) were in the ledger."""
 
     seed: int
-    phases: dict[Literal["train", "quantize", "eval"], PhaseRecord]
+    phases: dict[Literal["train", "quantize", "eval", "probe"], PhaseRecord]
     outputs: dict[str, OutputRecord]
     artifact_bytes: int | None = None
     code_bytes: int
@@ -117,7 +137,12 @@ class SeedRecord(Part):
     unigram_bpb: float | None = None
     tokens: int | None = None
     bytes: int | None = None
+    val_loss_standard_error: float | None = None
+    val_bpb_standard_error: float | None = None
     nats_sha256: Sha256 | None = None
+    adaptive: bool | None = None
+    probes_blind: ProbeRecord | None = None
+    probes_after: ProbeRecord | None = None
 
 
 class NamedHash(Part):

@@ -1,285 +1,253 @@
-"""The scorer: sends windows to the model server, turns its logits into nats per token, and never believes anything
-else.
+"""The scorer: turns a model server's logits into nats per token, and asks again where it may have looked ahead.
 
-It runs in a thread of the harness. The model is on the other end of a Unix socket (see `wire.py`); a target is only
-sent, as context of a later window, after its own loss is fixed. Everything the model can do wrong is a Violation; a
-window is never dropped."""
+Both classes run in a thread of the harness. A target is only sent, as context of a later window, after its own loss is
+fixed; what an adaptive server may observe has been scored before."""
 
 from __future__ import annotations
 
-import fcntl
-import mmap
 import os
-import select
 import socket
-import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from harness.errors import Reason, Violation
 from harness.scoring import wire
-from harness.scoring.windows import Window, lanes, plan_windows
+from harness.scoring.probes import MOST_FINDINGS, Comparison, Finding, Kind, Probe, Prober
+from harness.scoring.server import Item, ModelServer
+from harness.scoring.windows import Window, chunks, exposed, lanes, plan_windows
 
-MAX_SLOT_BYTES = 512_000_000  # of logits in one request; the scorer works on a copy in float64, three times as large
-MAX_SLOTS, MAX_RANKS = 16, 64
-POLL_SECONDS = 0.1
-F_SEAL_FUTURE_WRITE = 0x10  # not in the fcntl module before Python 3.13
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Score:
     """nats: float32 [N - 1], the loss of each scored token in stream order. `hello` is what the server declared (rank
-    0's).
+    0's). exposed: windows that a server with a memory could have cheated in.
     """
 
     nats: np.ndarray
     hello: wire.Hello
+    exposed: tuple[Window, ...]
 
 
-def token_nats(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Negative log-likelihood in nats, float64 [n], of `targets` (integers [n]) under `logits` (float32 [n,
-    vocab_size], not shared memory).
-
-    The maximum is subtracted from every logit first, so a common offset of any size changes nothing; exponentials are
-    summed in float64. Raises Violation if a logit is not finite."""
-    largest = logits.max(axis=1, keepdims=True)
-    if not (np.isfinite(largest).all() and np.isfinite(logits.min())):
-        raise Violation(Reason.SCORE_NOT_FINITE, "a logit is NaN or infinite")
-    shifted = logits.astype(np.float64) - largest
-    chosen = np.take_along_axis(shifted, targets[:, None].astype(np.int64), axis=1)[:, 0]
-    return np.log(np.exp(shifted, out=shifted).sum(axis=1)) - chosen
-
-
-class _Rank:
-    """One connection: its shared memory and the requests in flight."""
-
-    def __init__(self, connection: socket.socket, hello: wire.Hello) -> None:
-        self.connection = connection
-        self.hello = hello
-        self.ready = False
-        self.in_flight: dict[int, tuple[int, list[Window]]] = {}  # slot -> (sequence number, windows)
-        self.lanes: list[list[deque[Window]]] = []  # per slot
-        token_descriptor, self.tokens = _sealed_memory("tokens", hello.token_bytes, client_writes=False)
-        logit_descriptor, self.logits = _sealed_memory("logits", hello.logit_bytes, client_writes=True)
-        try:
-            socket.send_fds(connection, [wire.encode({"type": "welcome"})], [token_descriptor, logit_descriptor])
-        except OSError as error:
-            raise Violation(
-                Reason.SCORE_INCOMPLETE, f"the model server said hello and left ({error.strerror})"
-            ) from None
-        finally:
-            os.close(token_descriptor)
-            os.close(logit_descriptor)
-
-
-def _sealed_memory(name: str, size: int, *, client_writes: bool) -> tuple[int, mmap.mmap]:
-    """A memfd of fixed size and the harness's writable map of it. Without `client_writes` nobody can make another
-    writable map.
+class _Asker:
+    """What scoring and probing after the fact share: one server, its probes, and their comparison with what has been
+    committed in `nats`.
     """
-    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(descriptor, size)
-    view = mmap.mmap(descriptor, size)
-    seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | (0 if client_writes else F_SEAL_FUTURE_WRITE)
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals | fcntl.F_SEAL_SEAL)
-    return descriptor, view
-
-
-class Scorer:
-    """Scores one val stream with one model.
-
-    tokens: uint16 [N], the val stream. listener: a listening SEQPACKET Unix socket. `open_gate()` must be called
-    before anything is sent, `stop()` ends a run that cannot finish (the sandbox is gone). `progress(done, total)` is
-    called with counts of scored tokens."""
 
     def __init__(
-        self, tokens: np.ndarray, vocab_size: int, listener: socket.socket, progress: Callable[[int, int], None]
+        self,
+        tokens: np.ndarray,
+        vocab_size: int,
+        listener: socket.socket,
+        nats: np.ndarray,
+        comparison: Comparison,
+        prober: Prober,
     ) -> None:
+        self.nats = nats
+        self.comparison = comparison
         self._tokens = tokens
-        self._vocab_size = vocab_size
-        self._listener = listener
-        self._progress = progress
-        self._gate = threading.Event()
-        self._stopped = threading.Event()
-        self._ranks: dict[int, _Rank] = {}
-        self._sequence = 0
-        self._scored = 0
-        self.nats = np.full(len(tokens) - 1, np.nan, np.float32)  # partial results are kept
+        self._prober = prober
+        self._server = ModelServer(tokens, vocab_size, listener, self._describe_progress)
+        self._answered: list[tuple[Probe, np.ndarray]] = []
+        self._finding: Finding | None = None
 
     def open_gate(self) -> None:
-        self._gate.set()
+        self._server.open_gate()
 
     def stop(self) -> None:
-        self._stopped.set()
+        """End a run that cannot finish: the sandbox is gone."""
+        self._server.stop()
+
+    def _describe_progress(self) -> str:
+        raise NotImplementedError
+
+    def _keep(self, probe: Item, nats: np.ndarray) -> None:
+        self._answered.append((probe, nats))
+
+    def _settle(self) -> None:
+        """Compare the answered probes with the committed losses; where they differ, ask for the very window once more,
+        to tell a server that looks ahead from one that remembers. Before the server changes by what it observes.
+        """
+        findings = [self.comparison.compare(probe, nats, self.nats) for probe, nats in self._answered]
+        self._answered = []
+        for finding in list(filter(None, findings))[:MOST_FINDINGS]:
+            if self._finding is None or not self._finding.depends_on_suffix:
+                self._finding = self._look_into(finding)
+
+    def _look_into(self, finding: Finding) -> Finding:
+        if finding.probe.kind is Kind.WHOLE:
+            return replace(finding, depends_on_suffix=False)
+        again = self._prober.draw(finding.probe.window, Kind.WHOLE)
+        losses: list[np.ndarray] = []
+        self._server.ask_alone([again], lambda _, nats: losses.append(nats))
+        deviation = np.abs(losses[0].astype(np.float32).astype(np.float64) - self.nats[again.places])
+        return replace(finding, depends_on_suffix=bool(deviation.max() <= self.comparison.tolerance))
+
+    def _conclude(self) -> None:
+        """Raise the Violation that the probes have shown, if any."""
+        if self._finding:
+            raise self._finding.violation(self.comparison.tolerance)
+        self.comparison.check_mean()
+
+    def _observe(self, group: Sequence[Window], chunk: int, count: int) -> None:
+        self._server.observe(group[0].targets.start, group[-1].targets.stop, chunk, count)
+
+
+class Scorer(_Asker):
+    """Scores one val stream with one model, with blind probes among the windows.
+
+    tokens: uint16 [N], the val stream. listener: a listening SEQPACKET Unix socket. `progress(done, total)` is called
+    with counts of scored tokens. probe_share: of the windows. other: text for probes, see `Prober`. `nats` holds the
+    losses so far, NaN where there is none yet."""
+
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        vocab_size: int,
+        listener: socket.socket,
+        progress: Progress,
+        *,
+        comparison: Comparison,
+        probe_share: float,
+        other: np.ndarray,
+    ) -> None:
+        # Philox is not made to keep secrets, but a server sees only which windows were probed, and only afterwards.
+        prober = Prober(os.urandom(16), other)
+        nats = np.full(len(tokens) - 1, np.nan, np.float32)
+        super().__init__(tokens, vocab_size, listener, nats, comparison, prober)
+        self._progress = progress
+        self._share = probe_share
+        self._scored = 0
+        self._exposed: list[Window] = []
+
+    def _describe_progress(self) -> str:
+        return f"{self._scored:,} of {len(self.nats):,} tokens were scored"
 
     def run(self) -> Score:
-        """Score the whole stream. Raises Violation for whatever the model server does wrong, and if it leaves before
-        the end.
+        """Score the whole stream. Raises Violation for whatever the model server does wrong, if it leaves before the
+        end, and if its answers to probes differ.
         """
         try:
-            hello = self._welcome_ranks()
-            self._wait_until_ready()
-            self._score(hello)
-            for rank in self._ranks.values():
-                self._send(rank, {"type": "end"})
-            return Score(self.nats, hello)
+            hello = self._server.accept()
+            self._server.wait_until_ready()
+            plan = plan_windows(len(self._tokens), hello.window, hello.stride)
+            odd = {plan.first, plan.last}
+            groups = chunks(plan.windows(), hello.chunk)
+            for number, group in enumerate(groups):
+                if group[0] is plan.first:
+                    self._ask_alone(plan.first)
+                self._ask_in_lanes(tuple(window for window in group if window not in odd), hello)
+                if group[-1] is plan.last:
+                    self._ask_alone(plan.last)
+                self._settle()
+                if number + 1 < len(groups):
+                    self._observe(group, number, len(groups))
+            self._server.end()
+            if np.isnan(self.nats).any():
+                raise AssertionError("the window plan left a token unscored")
+            self._conclude()
+            return Score(self.nats, hello, tuple(self._exposed))
         finally:
-            for rank in self._ranks.values():
-                rank.connection.close()
+            self._server.close()
 
-    def _welcome_ranks(self) -> wire.Hello:
-        """Accept one connection per rank; returns what they agree on."""
-        common: wire.Hello | None = None
-        while common is None or len(self._ranks) < common.world_size:
-            self._await_readable([self._listener.fileno()])
-            connection, _ = self._listener.accept()
-            self._await_readable([connection.fileno()])
-            message = self._receive(connection)
-            if message.pop("type", None) != "hello" or message.pop("version", None) != wire.VERSION:
-                raise Violation(
-                    Reason.SCORE_PROTOCOL, f"the model server's first message must be a hello of version {wire.VERSION}"
-                )
-            try:
-                hello = wire.Hello(**message)
-            except (TypeError, wire.ProtocolError) as error:
-                raise Violation(Reason.SCORE_PROTOCOL, str(error)) from None
-            self._check_hello(hello, common)
-            common = common or replace(hello, rank=0)
-            self._ranks[hello.rank] = _Rank(connection, hello)
-        self._listener.close()  # nobody else has business here
-        return common
+    def _ask_alone(self, window: Window) -> None:
+        self._server.ask_alone(self._prober.hide([window], self._share), self._fix)
 
-    def _check_hello(self, hello: wire.Hello, common: wire.Hello | None) -> None:
-        if hello.vocab_size != self._vocab_size:
-            raise Violation(
-                Reason.SCORE_PROTOCOL, f"hello: vocab_size is {hello.vocab_size}, the tokenizer's is {self._vocab_size}"
-            )
-        if hello.slots > MAX_SLOTS or hello.world_size > MAX_RANKS:
-            raise Violation(
-                Reason.SCORE_PROTOCOL, f"hello: more than {MAX_SLOTS} slots or {MAX_RANKS} ranks are not served"
-            )
-        if max(hello.logit_bytes, hello.token_bytes) > MAX_SLOT_BYTES * hello.slots:
-            raise Violation(
-                Reason.SCORE_PROTOCOL,
-                f"hello: a request would take more than {MAX_SLOT_BYTES:,} bytes of shared memory",
-            )
-        if common is not None and replace(hello, rank=0) != common:
-            raise Violation(Reason.SCORE_PROTOCOL, "hello: the ranks do not declare the same things")
-        if hello.rank in self._ranks:
-            raise Violation(Reason.SCORE_PROTOCOL, f"hello: rank {hello.rank} connected twice")
+    def _ask_in_lanes(self, windows: tuple[Window, ...], hello: wire.Hello) -> None:
+        """Each lane strictly from left to right, one row of one slot of one rank each."""
+        cut = lanes(windows, hello.world_size * hello.slots * hello.batch)
+        self._exposed += exposed(cut)
+        rows: dict[tuple[int, int], list[deque[Item]]] = {}
+        for number, lane in enumerate(cut):
+            place, rank = divmod(number, hello.world_size)
+            rows.setdefault((rank, place % hello.slots), []).append(deque(self._prober.hide(lane, self._share)))
 
-    def _wait_until_ready(self) -> None:
-        for rank in self._ranks.values():
-            self._await_readable([rank.connection.fileno()])
-            if self._receive(rank.connection).get("type") != "ready":
-                raise Violation(Reason.SCORE_PROTOCOL, "the model server's second message must be ready")
-        while not self._gate.wait(POLL_SECONDS):
-            self._check_stopped()
+        def take(rank: int, slot: int) -> list[Item]:
+            return [row.popleft() for row in rows.get((rank, slot), []) if row]
 
-    def _score(self, hello: wire.Hello) -> None:
-        plan = plan_windows(len(self._tokens), hello.window, hello.stride)
-        ranks = [self._ranks[number] for number in range(hello.world_size)]
-        self._dispatch_alone(ranks[0], plan.first)
-        queues = [deque(lane) for lane in lanes(plan.middle, hello.world_size * hello.slots * hello.batch)]
-        for number, rank in enumerate(ranks):
-            rank.lanes = [[] for _ in range(hello.slots)]
-            for place, lane in enumerate(queues[number :: len(ranks)]):
-                rank.lanes[place % hello.slots].append(lane)
-            for slot in range(hello.slots):
-                self._send_next(rank, slot)
-        by_descriptor = {rank.connection.fileno(): rank for rank in ranks}
-        while any(rank.in_flight for rank in ranks):
-            for descriptor in self._await_readable(list(by_descriptor)):
-                rank = by_descriptor[descriptor]
-                self._send_next(rank, self._commit(rank))
-        if plan.last:
-            self._dispatch_alone(ranks[0], plan.last)
-        if np.isnan(self.nats).any():
-            raise AssertionError("the window plan left a token unscored")
+        self._server.ask(take, self._fix)
 
-    def _dispatch_alone(self, rank: _Rank, window: Window) -> None:
-        self._request(rank, 0, [window])
-        self._await_readable([rank.connection.fileno()])
-        self._commit(rank)
-
-    def _send_next(self, rank: _Rank, slot: int) -> None:
-        windows = [lane.popleft() for lane in rank.lanes[slot] if lane]
-        if windows:
-            self._request(rank, slot, windows)
-
-    def _request(self, rank: _Rank, slot: int, windows: list[Window]) -> None:
-        """Put `windows`, all of one shape, into `slot` and ask for their logits."""
-        length, scored = windows[0].length, windows[0].scored
-        view = rank.hello.token_view(rank.tokens, slot, len(windows), length)
-        for row, window in enumerate(windows):
-            view[row] = self._tokens[window.start : window.start + length]
-        self._sequence += 1
-        rank.in_flight[slot] = (self._sequence, windows)
-        message = {"slot": slot, "sequence": self._sequence, "rows": len(windows), "length": length, "scored": scored}
-        self._send(rank, {"type": "windows", **message})
-
-    def _commit(self, rank: _Rank) -> int:
-        """Take one reply, fix the losses of its windows, and return the slot that is free now."""
-        message = self._receive(rank.connection)
-        slot, sequence = message.get("slot"), message.get("sequence")
-        if message.get("type") != "logits" or type(slot) is not int or slot not in rank.in_flight:
-            raise Violation(Reason.SCORE_PROTOCOL, f"unexpected message {str(message)[:200]}")
-        expected, windows = rank.in_flight.pop(slot)
-        if sequence != expected:
-            raise Violation(Reason.SCORE_PROTOCOL, f"reply to request {sequence!r} where {expected} was due")
-        scored = windows[0].scored
-        shared = rank.hello.logit_view(rank.logits, slot, len(windows), scored)
-        logits = np.array(shared).reshape(
-            -1, self._vocab_size
-        )  # a copy: the model could go on writing to the shared one
-        targets = np.concatenate([self._tokens[window.targets] for window in windows])
-        with np.errstate(over="ignore"):
-            nats = token_nats(logits, targets).astype(np.float32).reshape(len(windows), scored)
-        if not np.isfinite(nats).all():
-            raise Violation(Reason.SCORE_NOT_FINITE, "a loss is too large to be a number")
-        for row, window in enumerate(windows):
-            place = slice(window.first_target - 1, window.first_target - 1 + scored)
-            if not np.isnan(self.nats[place]).all():
-                raise AssertionError("the window plan scores a token twice")
-            self.nats[place] = nats[row]
-            self._scored += scored
+    def _fix(self, item: Item, nats: np.ndarray) -> None:
+        if isinstance(item, Probe):
+            self._keep(item, nats)
+            return
+        place = slice(item.first_target - 1, item.first_target - 1 + item.scored)
+        if not np.isnan(self.nats[place]).all():
+            raise AssertionError("the window plan scores a token twice")
+        self.nats[place] = nats
+        self._scored += item.scored
         self._progress(self._scored, len(self.nats))
-        return slot
 
-    def _await_readable(self, descriptors: list[int]) -> list[int]:
-        while True:
-            ready, _, _ = select.select(descriptors, [], [], POLL_SECONDS)
-            if ready:
-                return ready
-            self._check_stopped()
 
-    def _check_stopped(self) -> None:
-        if self._stopped.is_set():
-            raise self._incomplete("the model server ended")
+class ProbeScorer(_Asker):
+    """Asks a fresh process for windows chosen after the whole stream was scored, in random order, and compares.
 
-    def _incomplete(self, what: str) -> Violation:
-        return Violation(
-            Reason.SCORE_INCOMPLETE, f"{what} after {self._scored:,} of {len(self.nats):,} tokens were scored"
-        )
+    score: of the scored run. count: windows to probe. An adaptive server observes what it observed then, and is asked
+    for windows of each chunk in between. `progress(done, total)` is called with counts of probes."""
 
-    def _receive(self, connection: socket.socket) -> dict:
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        vocab_size: int,
+        listener: socket.socket,
+        progress: Progress,
+        *,
+        score: Score,
+        comparison: Comparison,
+        prober: Prober,
+        count: int,
+    ) -> None:
+        super().__init__(tokens, vocab_size, listener, score.nats, comparison, prober)
+        self._progress = progress
+        self._hello = score.hello
+        windows = plan_windows(len(tokens), score.hello.window, score.hello.stride).windows()
+        self._groups = chunks(windows, score.hello.chunk)
+        self._probes = prober.choose(windows, count, score.exposed)
+
+    def _describe_progress(self) -> str:
+        return f"{self.comparison.probes + len(self._answered):,} of {len(self._probes):,} probes were answered"
+
+    def run(self) -> None:
+        """Ask every probe. Raises Violation for whatever the model server does wrong, if it leaves before the end, and
+        if its answers differ from those of the scored run.
+        """
         try:
-            data = connection.recv(wire.MESSAGE_BYTES + 1, socket.MSG_DONTWAIT)
-        except OSError as error:
-            raise self._incomplete(f"the model server's connection failed ({error.strerror})") from None
-        if not data:
-            raise self._incomplete("the model server closed its connection")
-        try:
-            return wire.decode(data)
-        except wire.ProtocolError as error:
-            raise Violation(Reason.SCORE_PROTOCOL, str(error)) from None
+            hello = self._server.accept()
+            if hello != self._hello:
+                raise Violation(Reason.SCORE_PROTOCOL, f"a fresh process declares {hello}, eval's {self._hello}")
+            self._server.wait_until_ready()
+            chunk_of = {window: number for number, group in enumerate(self._groups) for window in group}
+            by_chunk: dict[int, list[Probe]] = {}
+            for probe in self._probes:
+                by_chunk.setdefault(chunk_of[probe.window], []).append(probe)
+            for number in range(max(by_chunk) + 1):
+                if number:
+                    self._observe(self._groups[number - 1], number - 1, len(self._groups))
+                self._ask_shuffled(by_chunk.get(number, []), hello)
+                self._settle()
+            self._server.end()
+            self._conclude()
+        finally:
+            self._server.close()
 
-    def _send(self, rank: _Rank, message: dict) -> None:
-        try:
-            rank.connection.send(wire.encode(message), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except (BrokenPipeError, ConnectionResetError):
-            raise self._incomplete("the model server closed its connection") from None
-        except OSError as error:
-            raise Violation(Reason.SCORE_PROTOCOL, f"the model server does not take messages: {error}") from None
+    def _ask_shuffled(self, probes: list[Probe], hello: wire.Hello) -> None:
+        """In the order drawn, as far as requests of one shape allow."""
+        requests: list[list[Probe]] = []
+        filling: dict[tuple[int, int], list[Probe]] = {}
+        for probe in probes:
+            shape = (probe.length, probe.scored)
+            if shape not in filling:
+                requests.append(filling.setdefault(shape, []))
+            filling[shape].append(probe)
+            if len(filling[shape]) == hello.batch or probe.scored > hello.stride:
+                del filling[shape]
+        queue = deque(requests)
+        self._server.ask(lambda rank, slot: queue.popleft() if queue else [], self._keep_and_tell)
+
+    def _keep_and_tell(self, item: Item, nats: np.ndarray) -> None:
+        self._keep(item, nats)
+        self._progress(self.comparison.probes + len(self._answered), len(self._probes))

@@ -7,6 +7,9 @@ its last `scored` positions: start + length - scored + 1 ... start + length."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,10 @@ class Window:
     def targets(self) -> slice:
         """The stretch of the val stream whose tokens this window scores."""
         return slice(self.first_target, self.first_target + self.scored)
+
+    def inputs(self, stream: np.ndarray) -> np.ndarray:
+        """The tokens that are sent, [length], of the val stream."""
+        return stream[self.start : self.start + self.length]
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,8 @@ def lanes(windows: tuple[Window, ...], count: int) -> list[tuple[Window, ...]]:
 
     Each lane is answered strictly from left to right, so a window is sent only when its predecessor's losses are
     fixed. The first windows of a lane do hold, as context, targets that the lane before it has yet to score: a model
-    that remembered them would be a model with hidden state, which sending windows cannot prevent
-    (docs/threat-model.md)."""
+    that remembered them would be one with hidden state, which sending windows cannot prevent and probes find
+    (`exposed`)."""
     count = min(count, len(windows))
     if count == 0:
         return []
@@ -74,3 +81,30 @@ def lanes(windows: tuple[Window, ...], count: int) -> list[tuple[Window, ...]]:
         result.append(windows[begin : begin + size])
         begin += size
     return result
+
+
+def exposed(cut: list[tuple[Window, ...]]) -> list[Window]:
+    """The windows whose targets were sent as context of a later lane before they were scored: the last ones of each
+    lane but the last.
+    """
+    return [
+        window
+        for lane, following in pairwise(cut)
+        for window in lane
+        if window.first_target + window.scored > following[0].start
+    ]
+
+
+def chunks(windows: tuple[Window, ...], tokens: int) -> list[tuple[Window, ...]]:
+    """Cut `windows` into groups that score at least `tokens` tokens each, but for the last; 0 gives one group.
+
+    An adaptive model observes the targets of a group when all of it is scored, and before the next is sent."""
+    groups: list[list[Window]] = [[]]
+    scored = 0
+    for window in windows:
+        if tokens and scored >= tokens:
+            groups.append([])
+            scored = 0
+        groups[-1].append(window)
+        scored += window.scored
+    return [tuple(group) for group in groups]

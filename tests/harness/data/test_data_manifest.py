@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.data.manifest import Manifest, ShardFile, Text, TextStatistics, TokenizerFile, sha256_of, verify
+from harness.data.manifest import Manifest, PlainFile, ShardFile, Text, TextStatistics, sha256_of, verify
 from harness.data.shards import write_shard
 from harness.errors import InputError
 
@@ -25,7 +25,7 @@ def directory(tmp_path: Path) -> Path:
         version=1,
         name="test",
         vocab_size=8,
-        tokenizer=TokenizerFile.of(tmp_path / "tokenizer.model"),
+        tokenizer=PlainFile.of(tmp_path / "tokenizer.model"),
         train=(ShardFile.of(tmp_path / "train_0.bin"), ShardFile.of(tmp_path / "train_1.bin")),
         val=(ShardFile.of(tmp_path / "val_0.bin"),),
         text=TextStatistics(val=Text(documents=1, bytes=6)),
