@@ -27,6 +27,7 @@ from harness.registry import Registration
 from harness.sandbox import Limits, Mount, SandboxSpec
 from harness.sandbox.bubblewrap import BubblewrapSandbox
 from harness.scoring.bpb import bits_per_byte
+from harness.scoring.probes import Comparison
 from harness.scoring.scorer import Scorer
 from harness.supervisor import Log, Supervisor
 
@@ -107,7 +108,9 @@ def score_checkpoint(submission: Path, checkpoint: Path, configuration: str, val
             registration=registration,
             observer=observer,
             log=Log(Path(folder) / "log", 1 << 20, observer),
-            scorer=Scorer(val, vocab, listener, observer.scored),
+            scorer=Scorer(
+                val, vocab, listener, observer.scored, comparison=Comparison(1.0, 1.0), probe_share=0.0, other=val
+            ),
         )
         outcome = supervisor.run(BubblewrapSandbox(), spec, {}, Path(folder))
         if outcome.score is None:

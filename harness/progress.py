@@ -63,6 +63,9 @@ class ConsoleObserver:
     def scored(self, done: int, total: int) -> None:
         self._scored = f"  scored {done:,} of {total:,} tokens"
 
+    def probed(self, done: int, total: int) -> None:
+        self._scored = f"  {done:,} of {total:,} probes answered"
+
     def phase_finished(self, seed: int, phase: str, record: PhaseRecord, violations: list[Violation]) -> None:
         if self._live:
             self._live.stop()
@@ -109,6 +112,18 @@ def print_record(record: Record, console: Console) -> None:
                 f"  val_bpb  {seed.val_bpb:.5f} over {seed.tokens:,} tokens, {seed.bytes:,} bytes "
                 f"(val_loss {seed.val_loss:.5f} nats per token; best unigram model: {seed.unigram_bpb:.5f})"
             )
+        if seed.val_bpb_standard_error is not None:
+            console.print(
+                f"           standard error over documents {seed.val_bpb_standard_error:.5f} "
+                f"(val_loss {seed.val_loss_standard_error:.5f})"
+            )
+        for kind, probes in (("blind", seed.probes_blind), ("after", seed.probes_after)):
+            if probes is not None and probes.probes:
+                missed = "" if probes.missed_share is None else f"; could miss {probes.missed_share:.2%} of positions"
+                console.print(
+                    f"  probes   {probes.probes:,} {kind}, largest deviation {probes.largest_deviation_nats:.2g} nats "
+                    f"of {probes.tolerance_nats:g}{missed}"
+                )
     if (test := record.significance) is not None:
         console.print(
             f"  against {test.baseline_name}: {test.improvement_nats:+.5f} nats; "

@@ -503,7 +503,7 @@ class _SeedRun:
                 self.dataset.val,
                 self.rules.data.vocab_size,
                 listener,
-                self.run.observer.scored,
+                self.run.observer.probed,
                 score=score,
                 comparison=comparison,
                 prober=Prober(key, self.dataset.other_text),

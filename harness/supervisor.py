@@ -40,7 +40,11 @@ class Observer(Protocol):
     def claimed(self, line: str) -> None:
         """A line of the submission's own log. Nobody vouches for it."""
 
-    def scored(self, done: int, total: int) -> None: ...
+    def scored(self, done: int, total: int) -> None:
+        """Counts of tokens."""
+
+    def probed(self, done: int, total: int) -> None:
+        """Counts of probes."""
 
     def phase_finished(self, seed: int, phase: str, record: PhaseRecord, violations: list[Violation]) -> None: ...
 

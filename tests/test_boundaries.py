@@ -86,7 +86,7 @@ REAPER = {"harness.errors", "harness.outputs", "harness.processes", "harness.san
         ("harness.errors", set()),
         ("harness.policy", set()),
         ("harness.clock", {"harness", "harness.errors"}),
-        ("harness.scoring.windows", set()),
+        ("harness.scoring.windows", {"numpy"}),
         ("harness.registry", {"harness", "harness.policy", *REAPER}),
         ("harness.fanotify", {"harness", "harness.policy"}),
         ("harness.listener", {"harness", "harness.policy", "harness.registry", "harness.fanotify", *REAPER}),

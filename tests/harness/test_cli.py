@@ -204,7 +204,7 @@ def test_seeds_that_are_none_are_refused(text: str) -> None:
 def test_data_verify_names_the_first_wrong_file(command, toy_data, tmp_path) -> None:
     code, said, _ = command("data", "verify", "--data", toy_data)
     assert code == 0
-    assert "4 files" in said
+    assert "5 files" in said
     damaged = Path(shutil.copytree(toy_data, tmp_path / "damaged"))
     with (damaged / "toy_val_000000.bin").open("r+b") as file:
         file.seek(1500)

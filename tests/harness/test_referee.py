@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import gzip
 import hashlib
 import json
 import math
@@ -102,8 +103,8 @@ def test_the_run_passes_and_nothing_is_left_lying_about(honest) -> None:
         "seed-1",
         "seed-2",
     ]
-    logs = ["eval.log", "quantize.log", "train.log"]
-    files = ["artifact.bin", "calibration.bin", "checkpoint.safetensors", *logs, "nats.f32"]
+    logs = ["eval.log", "probe.log", "quantize.log", "train.log"]
+    files = ["artifact.bin", "calibration.bin", "checkpoint.safetensors", *logs, "nats.f32.gz"]
     assert sorted(path.name for path in (directory / "seed-1").iterdir()) == sorted(files)
 
 
@@ -127,7 +128,7 @@ def test_the_keys_that_the_issue_names_are_there(honest) -> None:
     seed = data["seeds"][0]
     assert seed.keys() >= {"seed", "phases", "artifact_bytes", "code_bytes", "total_bytes"}
     assert seed.keys() >= {"val_loss", "val_bpb", "tokens", "bytes"}
-    assert list(seed["phases"]) == ["train", "quantize", "eval"]
+    assert list(seed["phases"]) == ["train", "quantize", "eval", "probe"]
     for phase in seed["phases"].values():
         assert phase.keys() >= {
             "prepare_seconds",
@@ -152,7 +153,7 @@ def test_every_hash_and_size_is_that_of_the_file(honest) -> None:
             assert (folder / name).stat().st_mode & 0o777 == 0o444
         assert seed.artifact_bytes == (folder / "artifact.bin").stat().st_size
         assert seed.total_bytes == seed.artifact_bytes + seed.code_bytes
-        assert seed.nats_sha256 == sha256(folder / "nats.f32")
+        assert seed.nats_sha256 == hashlib.sha256(gzip.decompress((folder / "nats.f32.gz").read_bytes())).hexdigest()
         for name, phase in seed.phases.items():
             assert phase.log_bytes == (folder / f"{name}.log").stat().st_size
             assert not phase.log_truncated
@@ -179,7 +180,8 @@ def test_the_score_follows_from_the_kept_nats_and_the_data(honest) -> None:
     logits = np.frombuffer((directory / "seed-1" / "artifact.bin").read_bytes(), np.float16).astype(np.float64)
     expected = np.log(np.exp(logits).sum()) - logits[val[1:]]
     for seed in record.seeds:
-        nats = np.fromfile(directory / f"seed-{seed.seed}" / "nats.f32", "<f4").astype(np.float64)
+        kept = gzip.decompress((directory / f"seed-{seed.seed}" / "nats.f32.gz").read_bytes())
+        nats = np.frombuffer(kept, "<f4").astype(np.float64)
         np.testing.assert_allclose(nats, expected, rtol=1e-6)
         assert (seed.tokens, seed.bytes) == (len(val) - 1, text_bytes)
         assert seed.val_loss == pytest.approx(nats.mean(), rel=1e-12)
@@ -247,10 +249,17 @@ def test_the_ledger_tells_the_run_in_order(honest) -> None:
         *("phase_start", "phase_end", "output"),
         *("calibration_key", "phase_start", "phase_end", "output", "output"),
         *("phase_start", "phase_end", "score"),
+        *("probe_key", "phase_start", "phase_end"),
     ]
     assert kinds == ["start", *one_seed, *one_seed, "verdict"]
     keys = [event["key"] for event in events if event["event"] == "calibration_key"]
     assert len(set(keys)) == 2, "each seed has a key of its own"
+    for place, event in enumerate(events):
+        if event["event"] == "probe_key":
+            assert events[place - 1]["event"] == "score"
+            assert events[place - 1]["nats_sha256"], "the losses are in the ledger before any probe is chosen"
+            known = f"probes {event['seed']} {events[place]['previous']}"
+            assert event["key"] == hashlib.sha256(known.encode()).hexdigest(), "whoever has the ledger can check"
     times = [event["monotonic"] for event in events]
     assert times == sorted(times)
 
@@ -385,7 +394,7 @@ def test_the_size_limit_is_exact(referee, submission, changed_rules, tmp_path, s
     assert record.verdict is verdict
     assert record.seeds[0].total_bytes == code + artifact
     assert [reason.code for reason in record.reasons] == ([] if spare == 0 else ["size_over_limit"])
-    assert list(record.seeds[0].phases) == ["train", "quantize", *(["eval"] if spare == 0 else [])]
+    assert list(record.seeds[0].phases) == ["train", "quantize", *(["eval", "probe"] if spare == 0 else [])]
 
 
 def test_a_missing_witness_makes_the_best_verdict_unproven(referee, submission) -> None:
@@ -519,7 +528,7 @@ def test_a_fault_of_the_referee_that_cannot_be_written_down_is_never_a_pass(refe
     real_write, real_text = referee_module.write_atomically, Path.write_text
 
     def full_for_nats(path, content):
-        if Path(path).name == "nats.f32":
+        if Path(path).name == "nats.f32.gz":
             raise OSError(errno.ENOSPC, "No space left on device")
         return real_write(path, content)
 
