@@ -13,7 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import InputError
-from harness.scoring.bpb import TokenBytes, bits_per_byte, load_tokenizer, unigram_nats
+from harness.scoring.bpb import (
+    TokenBytes,
+    bits_per_byte,
+    bootstrap,
+    document_starts,
+    load_tokenizer,
+    prove_text,
+    unigram_nats,
+)
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +126,92 @@ def test_no_other_unigram_model_spends_less() -> None:
     tokens = np.random.default_rng(0).integers(0, 5, 100)
     guess = np.array([0.3, 0.1, 0.2, 0.2, 0.2])
     assert unigram_nats(tokens) < -np.log(guess[tokens[1:]]).sum()
+
+
+# --- the proof on the text
+
+
+def test_tokens_text_and_originals_agree(tokenizer, table, toy_data) -> None:
+    documents = ["the model", "naïve 世界 🦆", "a clock and a gate", "", "of the token"]
+    tokens = stream(tokenizer, documents)
+    for originals in (None, documents, iter(documents)):
+        counts = prove_text(tokens, toy_data / "tokenizer.model", originals)
+        assert counts.tolist() == table.each(tokens).tolist()
+        assert counts.sum() == sum(len(text.encode()) for text in documents)
+
+
+@pytest.mark.parametrize(
+    ("originals", "complaint"),
+    [
+        (["the model", "and the gatE"], r"document 1 .*decode to 'e' at character 11, the original has 'E'"),
+        (["the model", "and the gate again"], r"document 1 .*decode to '' at character 12, the original has ' again'"),
+        (["the model"], "document 1 .*no original"),
+        (["the model", "and the gate", "more"], "holds 2 documents, but there are more originals"),
+        (["The model", "and the gate"], r"document 0 .*tokens 0 to \d+.*'the model' at character 0"),
+    ],
+)
+def test_another_original_is_named(tokenizer, toy_data, originals: list[str], complaint: str) -> None:
+    tokens = stream(tokenizer, ["the model", "and the gate"])
+    with pytest.raises(InputError, match=complaint):
+        prove_text(tokens, toy_data / "tokenizer.model", originals)
+
+
+def test_bytes_that_are_no_text_are_named(tokenizer, toy_data) -> None:
+    """Byte pieces that do not make UTF-8 decode to U+FFFD, three bytes for one: attack E14."""
+    first = tokenizer.encode("🦆")[-1]
+    tokens = np.concatenate([stream(tokenizer, ["the model"]), [tokenizer.bos_id(), first]])
+    with pytest.raises(InputError, match=r"document 1 .*stand for 1 bytes, the text .* has 3"):
+        prove_text(tokens, toy_data / "tokenizer.model")
+
+
+def test_a_table_that_lies_is_found(tokenizer, toy_data, monkeypatch) -> None:
+    """A tokenizer whose pieces would count another number of bytes than its text has."""
+    real = TokenBytes.from_tokenizer
+
+    def without_spaces(path: Path) -> TokenBytes:
+        table = real(path)
+        return TokenBytes(table.bytes, np.zeros_like(table.leading_space), table.boundary)
+
+    monkeypatch.setattr(TokenBytes, "from_tokenizer", without_spaces)
+    with pytest.raises(InputError, match=r"document 1 .*stand for 10 bytes, the text .* has 12"):
+        prove_text(stream(tokenizer, ["model", "and the gate"]), toy_data / "tokenizer.model")
+
+
+def test_a_stream_that_does_not_begin_with_a_document_is_refused(tokenizer, toy_data) -> None:
+    with pytest.raises(InputError, match=r"document 0 .*does not begin"):
+        prove_text(stream(tokenizer, ["the model"])[1:], toy_data / "tokenizer.model")
+
+
+def test_boundary_tokens_inside_a_document_have_no_text(tokenizer, table, toy_data) -> None:
+    body = tokenizer.encode("the model")
+    tokens = np.array([tokenizer.bos_id(), *body, tokenizer.eos_id(), *body, tokenizer.unk_id(), *body], np.uint16)
+    assert prove_text(tokens, toy_data / "tokenizer.model").sum() == 3 * len("the model") == table.count(tokens)
+
+
+def test_documents_begin_where_their_token_stands() -> None:
+    assert document_starts(np.array([1, 5, 1, 1, 7]), 1).tolist() == [0, 2, 3]
+    assert document_starts(np.array([5, 1]), 1).tolist() == [0, 1]
+    assert document_starts(np.array([5, 6]), 1).tolist() == [0]
+
+
+# --- the standard error
+
+
+def test_the_bootstrap_agrees_with_theory_on_documents_of_one_length() -> None:
+    """The mean of n equal documents has the standard error of their means: s / sqrt(n)."""
+    random = np.random.default_rng(0)
+    means = random.normal(2.0, 0.3, 400)
+    nats = np.repeat(means, 50)
+    starts = np.arange(0, len(nats) + 1, 50)[:-1] + 1
+    errors = bootstrap(nats, np.full(len(nats), 3), starts)
+    assert errors.val_loss == pytest.approx(means.std(ddof=1) / math.sqrt(400), rel=0.1)
+    assert errors.val_bpb == pytest.approx(errors.val_loss / math.log(2) / 3, rel=1e-9)
+    assert errors == bootstrap(nats, np.full(len(nats), 3), starts)
+
+
+def test_equal_documents_have_no_error_and_one_document_no_estimate() -> None:
+    nats, text_bytes = np.tile([1.0, 2.0, 3.0], 5), np.tile([1, 2, 3], 5)
+    errors = bootstrap(nats, text_bytes, np.array([0, 4, 7, 10, 13]))
+    assert errors.val_loss == pytest.approx(0, abs=1e-12)
+    assert bootstrap(nats, text_bytes, np.array([0])) is None
+    assert bootstrap(nats, text_bytes, np.array([0, 1])) is None, "the second begins where the first is scored"

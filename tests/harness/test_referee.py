@@ -27,7 +27,8 @@ from support import TESTS
 from harness import referee as referee_module
 from harness.access import AccessMonitor
 from harness.contestant import load_contestant
-from harness.data.manifest import Manifest
+from harness.data.documents import read_documents, write_documents
+from harness.data.manifest import Manifest, PlainFile
 from harness.data.shards import read_shard
 from harness.errors import InputError, RefereeError
 from harness.evidence.ledger import read_ledger
@@ -36,6 +37,7 @@ from harness.registry import Registration, default_directory
 from harness.rules import load_rules
 from harness.sandbox.bubblewrap import BubblewrapSandbox
 from harness.scoring.bpb import TokenBytes, unigram_nats
+from harness.scoring.nats import Arithmetic
 
 MINIMAL = TESTS / "honest" / "minimal"
 REPOSITORY = TESTS.parent
@@ -544,6 +546,80 @@ def test_a_fault_of_the_referee_that_cannot_be_written_down_is_never_a_pass(refe
     (found,) = (tmp_path / "runs").glob("*/record.json")
     record = Record.model_validate_json(found.read_text())
     assert record.verdict is Verdict.ERROR
+
+
+# --- the scorer's faults, and its probes
+
+
+def kept_nats(directory: Path, seed: int = 1) -> np.ndarray:
+    return np.frombuffer(gzip.decompress((directory / f"seed-{seed}" / "nats.f32.gz").read_bytes()), "<f4")
+
+
+def test_a_scorer_that_breaks_is_an_error_with_partial_evidence(referee, monkeypatch) -> None:
+    """Not the submission's fault, and what was scored until then is kept."""
+    real, calls = Arithmetic.commit, []
+
+    def break_after_three(self, shared, targets):
+        calls.append(len(targets))
+        if len(calls) > 3:
+            raise MemoryError("no memory left for the scorer")
+        return real(self, shared, targets)
+
+    monkeypatch.setattr(Arithmetic, "commit", break_after_three)
+    begin = time.monotonic()
+    record, directory = referee.run(MINIMAL)
+    assert time.monotonic() - begin < 20
+    assert record.verdict is Verdict.ERROR
+    assert "no memory left for the scorer" in record.reasons[0].text
+    nats = kept_nats(directory)
+    assert np.isfinite(nats).sum() == sum(calls[:3])
+    assert record.seeds[0].nats_sha256 == hashlib.sha256(nats.tobytes()).hexdigest()
+    assert record.seeds[0].val_bpb is None
+
+
+def test_the_record_says_what_the_probes_showed(honest) -> None:
+    _, record, _ = honest
+    for seed in record.seeds:
+        after = seed.probes_after
+        windows = 1 + -(-(seed.tokens - 64) // 16)
+        assert windows <= after.probes <= 1.25 * windows, "all windows of so short a stream, and suspects again"
+        assert after.looking_ahead > 0.8 * after.probes
+        assert (after.largest_deviation_nats, after.mean_gain_nats) == (0, 0), "a unigram model is exact"
+        assert after.missed_share == pytest.approx(1 - 1e-6 ** (1 / after.looking_ahead))
+        assert seed.probes_blind.probes > 0
+        assert seed.adaptive is False
+
+
+def test_the_standard_error_is_that_of_the_documents(honest) -> None:
+    _, record, _ = honest
+    for seed in record.seeds:
+        assert 0 < seed.val_loss_standard_error < 0.1 * seed.val_loss
+        assert 0 < seed.val_bpb_standard_error < 0.1 * seed.val_bpb
+
+
+def test_probes_that_were_not_answered_leave_the_score_but_no_pass(referee, submission) -> None:
+    """A server that works once only: the score is evidence, the verdict is not PASS."""
+    serve = (submission / "serve.py").read_text()
+    look = 'import sys\nif "/probe-1.sock" in open("/proc/self/mountinfo").read():\n    sys.exit(0)\n'
+    (submission / "serve.py").write_text(look + serve)
+    record, _ = referee.run(submission)
+    assert record.verdict is Verdict.FAIL
+    (seed,) = record.seeds
+    assert list(seed.phases) == ["train", "quantize", "eval", "probe"]
+    assert seed.val_bpb is not None
+    assert seed.probes_after.probes == 0
+    assert {reason.phase for reason in record.reasons} == {"probe"}
+
+
+def test_other_original_documents_are_refused_before_anything_runs(referee, damaged_data) -> None:
+    documents = list(read_documents(damaged_data / "toy_val_documents.jsonl"))
+    write_documents(damaged_data / "toy_val_documents.jsonl", [*documents[:5], documents[5].upper(), *documents[6:]])
+    manifest = Manifest.load(referee.data)
+    entry = PlainFile.of(damaged_data / "toy_val_documents.jsonl")
+    manifest.model_copy(update={"val_documents": entry}).write(damaged_data)
+    with pytest.raises(InputError, match="document 5 of the val split"):
+        referee.run(MINIMAL, data=damaged_data)
+    assert runs_of(referee) == []
 
 
 # --- odd submissions
