@@ -12,12 +12,14 @@ import json
 import os
 import secrets
 import socket
+import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -42,7 +44,7 @@ from harness.evidence.record import (
     judge,
 )
 from harness.gpus import device_nodes
-from harness.integrity import copies, filesystem_fault, holders, recheck, rehash, snapshot
+from harness.integrity import Holder, copies, filesystem_fault, holders, in_use, recheck, rehash, snapshot
 from harness.outputs import Output, remove_tree
 from harness.phases import (
     ARTIFACT,
@@ -55,6 +57,7 @@ from harness.phases import (
     quantize_phase,
     train_phase,
 )
+from harness.policy import Grant, Identity
 from harness.processes import become_undumpable, pid_namespace
 from harness.registry import Registration, other_runs, reap
 from harness.rules import LoadedRules, Rules
@@ -68,6 +71,9 @@ from harness.supervisor import Log, Observer, Supervisor
 INCOMPLETE = "INCOMPLETE"
 RECORD = "record.json"
 LEDGER = "ledger.jsonl"
+HOLDER_PATIENCE_SECONDS = 1.0
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +224,7 @@ class _Run:
             self._prepare()
             for seed in self.request.seeds:
                 _SeedRun(self, seed).go()
-            rehash(self.seals, [facts.sha256 for facts in self.dataset.shards])
+            self.opening(lambda: rehash(self.seals, [facts.sha256 for facts in self.dataset.shards]))
             self._judge_as_a_whole()
         except Violation as violation:
             self.violation(violation)
@@ -300,10 +306,16 @@ class _Run:
                 self.monitor.mark(facts.path.absolute(), facts.path.name)
             for kind, path in self.decoys.items():
                 self.monitor.mark(path, f"decoy of a {kind} file")
+            self.monitor.prove_gates()
         # Looking through all that a sandbox sees takes a second or two, which the first phase's preparation can have.
         visible = [mount.source for mount in system_mounts()[0]]
         self.copies = ThreadPoolExecutor(1, "copies").submit(copies, visible, self.dataset.shards)
         self.check_data()
+        self.check_that_nobody_holds_a_shard()
+
+    def opening(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns, which opens gated files."""
+        return self.monitor.watch(work) if self.monitor else work()
 
     def check_for_copies(self) -> None:
         """Wait for the search to end; raise RefereeError if a file that every sandbox sees holds what a shard holds."""
@@ -317,14 +329,48 @@ class _Run:
         recheck(self.seals)
         if self.monitor is None:
             return
-        others, harness_pids = other_runs(self.registration.directory, os.getpid())
-        namespaces = {grant.pid_namespace for grant in others}
-        for holder in holders([seal.identity for seal in self.seals], {os.getpid(), *harness_pids}):
-            if pid_namespace(holder.pid) not in namespaces:
-                name = self.monitor.names[holder.file]
-                raise RefereeError(
-                    f"process {holder.pid} ({holder.command}) has {name} {holder.how}; end it, and run again"
-                )
+        for holder in self._lasting_holders():
+            name = self.monitor.names[holder.file]
+            raise RefereeError(
+                f"process {holder.pid} ({holder.command}) has {name} {holder.how}; end it, and run again"
+            )
+
+    def _lasting_holders(self) -> list[Holder]:
+        """Who holds a shard every time that is looked. Not a run that has just registered, nor a listener, which has
+        open for an instant what it is asked about.
+        """
+        deadline = time.monotonic() + HOLDER_PATIENCE_SECONDS
+        lasting: set[tuple[int, Identity, str]] | None = None
+        while True:
+            others, harness_pids = self._other_runs()
+            namespaces = {grant.pid_namespace for grant in others}
+            found = [
+                holder
+                for holder in holders([seal.identity for seal in self.seals], {os.getpid(), *harness_pids})
+                if lasting is None or (holder.pid, holder.file, holder.how) in lasting
+                if pid_namespace(holder.pid) not in namespaces
+            ]
+            if not found or time.monotonic() > deadline:
+                return found
+            lasting = {(holder.pid, holder.file, holder.how) for holder in found}
+            time.sleep(0.02)
+
+    def check_that_nobody_holds_a_shard(self) -> None:
+        """Raise RefereeError if something has a shard open that /proc does not show, such as a descriptor on its way
+        between two processes. Only when no other run is there, which may be hashing the same shards.
+        """
+        if self.monitor is None or filesystem_fault(self.seals[0].path) or any(self._other_runs()):
+            return
+        held = self.opening(lambda: in_use(self.seals))
+        if held and not any(self._other_runs()):  # one that has started meanwhile is an innocent holder, too
+            self.check_data()  # whoever has opened it since then has a name
+            raise RefereeError(
+                f"something has {held[0].name} open that /proc does not show: a thread, a loop device, a descriptor "
+                "on its way between two processes; end it, and run again"
+            )
+
+    def _other_runs(self) -> tuple[tuple[Grant, ...], frozenset[int]]:
+        return other_runs(self.registration.directory, os.getpid())
 
     def _make_decoy(self, kind: str) -> Path:
         path = self.scratch / f"decoy-{kind}"
@@ -420,7 +466,8 @@ class _SeedRun:
         self._seal(self.directory / CALIBRATION, CALIBRATION)
         try:
             if received[CALIBRATION].bytes:  # empty: nothing was used to calibrate
-                read_shard(self.directory / CALIBRATION, vocab_size=self.rules.data.vocab_size)
+                path = self.directory / CALIBRATION
+                self.run.opening(lambda: read_shard(path, vocab_size=self.rules.data.vocab_size))
         except InputError as error:
             raise Violation(Reason.CALIBRATION_INVALID, str(error)) from None
         total = received[ARTIFACT].bytes + self.contestant.code_bytes

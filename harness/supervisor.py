@@ -161,10 +161,12 @@ class Supervisor:
             registered = True
             if self.monitor:
                 self.monitor.prove_alive()
+                self.monitor.prove_gates()
                 self.monitor.grant(self.label, running.walls, self.gate)
             self._watch(running)
             if self.monitor:
                 self.monitor.prove_alive()
+                self.monitor.prove_gates()
             self._check_at_the_end(running.network_attempts())
             if not self.violations:
                 try:

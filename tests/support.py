@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,3 +121,32 @@ class Referee:
             "environment": {},
         }
         return run_record(RunRequest(**{**request, **changes}), observer)
+
+
+class Disk:
+    """A small ext4 file system in an image on a loop device, mounted on `folder`. Needs root; for a `with` block."""
+
+    def __init__(self, image: Path, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        with image.open("wb") as file:
+            file.truncate(16 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+        made = subprocess.run(["losetup", "--find", "--show", str(image)], check=True, capture_output=True, text=True)
+        self.device = made.stdout.strip()
+
+    def __enter__(self) -> Disk:
+        self.mount()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        subprocess.run(["umount", "--quiet", "--lazy", str(self.folder)], check=False)
+        subprocess.run(["losetup", "--detach", self.device], check=True)
+
+    def mount(self) -> None:
+        subprocess.run(["mount", self.device, str(self.folder)], check=True)
+
+    def mount_anew(self) -> None:
+        """Unmount and mount again: the same files under the same names, device and inode numbers."""
+        subprocess.run(["umount", str(self.folder)], check=True)
+        self.mount()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import TESTS
+from support import TESTS, Disk
 
 from harness.access import AccessMonitor, Open, identity
 from harness.errors import RefereeError
@@ -233,6 +233,68 @@ def test_events_notice_a_lost_listener_without_an_order(monitor) -> None:
     monitor._processes[1].wait(PATIENCE)
     with pytest.raises(RefereeError, match="lost"):
         monitor.events()
+
+
+# --- when a mark is lost
+
+
+def test_proving_the_gates_takes_no_report_away_and_adds_none(monitor, secret: Path) -> None:
+    file = monitor.mark(secret, "shard")
+    monitor.prove_gates()
+    assert reports(monitor) == []
+    assert outsider("cat", secret) is None
+    monitor.prove_gates()
+    found = reports(monitor)
+    assert found
+    assert {(event.file, event.opener) for event in found} == {(file, Opener.OUTSIDER)}
+
+
+def test_a_file_system_that_was_mounted_anew_has_lost_its_gates(monitor, tmp_path) -> None:
+    """Attack X11: device, inode, name and content are as before, and nobody is asked any more."""
+    with Disk(tmp_path / "image", tmp_path / "disk") as disk:
+        shard = disk.folder / "shard.bin"
+        shard.write_text("secret")
+        file = monitor.mark(shard, "shard")
+        monitor.prove_gates()
+        disk.mount_anew()
+        assert identity(shard) == file
+        assert outsider("cat", shard) == "secret", "the mark is gone"
+        monitor.prove_alive()
+        with pytest.raises(RefereeError, match=f"the gate on {shard} is gone"):
+            monitor.prove_gates()
+
+
+@pytest.mark.parametrize("listener", [0, 1])
+def test_a_gate_that_one_listener_has_lost_is_gone(monitor, secret: Path, listener: int) -> None:
+    monitor.mark(secret, "shard")
+    monitor.prove_gates()
+    other = secret.with_name("other.bin")
+    other.write_text("other")
+    monitor._paths[identity(other)] = other
+    monitor._order({"order": "mark", "path": str(other), "file": identity(other)}, [listener])
+    with pytest.raises(RefereeError, match=f"the gate on {other} is gone: listener {1 - listener}"):
+        monitor.prove_gates()
+
+
+@pytest.mark.parametrize("fault", ["removed", "exchanged"])
+def test_a_gated_file_that_is_not_there_any_more_cannot_be_proved(monitor, secret: Path, fault: str) -> None:
+    monitor.mark(secret, "shard")
+    secret.rename(secret.with_name("old"))
+    if fault == "exchanged":
+        secret.write_text("another inode")
+    with pytest.raises(RefereeError, match=str(secret)):
+        monitor.prove_gates()
+
+
+def test_proving_the_gates_does_not_wait_for_ever(monitor, secret: Path, monkeypatch) -> None:
+    """The proof is an open itself, and would wait for a listener that stops in between."""
+    monkeypatch.setattr(monitor._canaries, "_patience", 1.0)
+    monitor.mark(secret, "shard")
+    monitor._processes[1].send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(RefereeError, match="access listener 1 does not answer"):
+        monitor.prove_gates()
+    assert time.monotonic() - began < 8
 
 
 # --- sandboxes

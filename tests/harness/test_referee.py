@@ -21,7 +21,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from support import TESTS
+from support import TESTS, Disk
 
 from harness import referee as referee_module
 from harness.access import AccessMonitor
@@ -35,6 +35,7 @@ from harness.registry import Registration, default_directory
 from harness.rules import load_rules
 from harness.sandbox.bubblewrap import BubblewrapSandbox
 from harness.scoring.bpb import TokenBytes, unigram_nats
+from harness.supervisor import Supervisor
 
 MINIMAL = TESTS / "honest" / "minimal"
 REPOSITORY = TESTS.parent
@@ -514,6 +515,93 @@ def test_a_listener_lost_during_a_phase_is_an_error(referee, submission, monkeyp
     assert subprocess.run(["cat", str(shard)], capture_output=True).returncode == 0
 
 
+@needs_root
+@pytest.mark.privileged
+@pytest.mark.parametrize("phase", ["train", "quantize", "eval"])
+def test_data_that_is_mounted_anew_between_phases_ends_as_an_error(
+    referee, submission, toy_data, tmp_path, monkeypatch, phase
+) -> None:
+    """Attack D12: the marks are gone, and nothing else is different."""
+    real = BubblewrapSandbox.start
+    with Disk(tmp_path / "image", tmp_path / "disk") as disk:
+        shutil.copytree(toy_data, disk.folder / "toy")
+
+        def start(self, spec):
+            if spec.label.startswith(phase):
+                disk.mount_anew()
+            return real(self, spec)
+
+        monkeypatch.setattr(BubblewrapSandbox, "start", start)
+        record, _ = referee.run(submission, data=disk.folder / "toy")
+        assert record.verdict is Verdict.ERROR
+        assert re.search(r"the gate on .*/toy_\w+\.bin is gone", record.reasons[0].text)
+        assert len(record.reasons) == 1
+
+
+@needs_root
+@pytest.mark.privileged
+def test_data_that_is_mounted_anew_while_a_sandbox_lives_keeps_its_gates(
+    referee, submission, toy_data, tmp_path, monkeypatch
+) -> None:
+    """The guard's mount namespace holds the file system, and so the marks, whatever the sandbox itself sees."""
+    real, denied = Supervisor._watch, []
+    with Disk(tmp_path / "image", tmp_path / "disk") as disk:
+        shutil.copytree(toy_data, disk.folder / "toy")
+
+        def watch(self, running) -> None:
+            if self.phase == "eval":
+                disk.mount_anew()
+                shard = disk.folder / "toy" / "toy_val_000000.bin"
+                denied.append(subprocess.run(["cat", str(shard)], capture_output=True).returncode != 0)
+            real(self, running)
+
+        monkeypatch.setattr(Supervisor, "_watch", watch)
+        record, _ = referee.run(submission, data=disk.folder / "toy")
+    assert denied == [True]
+    assert record.verdict is Verdict.PASS
+
+
+HOLD = """
+import os, socket, sys
+descriptor = os.open(sys.argv[1], os.O_RDONLY)
+if sys.argv[2] == "in flight":
+    ours, theirs = socket.socketpair()
+    socket.send_fds(ours, [b"x"], [descriptor])
+    os.close(descriptor)
+print(flush=True)
+input()
+"""
+
+
+@pytest.fixture
+def own_registry(tmp_path, monkeypatch) -> Path:
+    """Runs of this test see no others."""
+    directory = tmp_path / "registry"
+    monkeypatch.setattr("harness.registry.default_directory", lambda: directory)
+    return directory
+
+
+@needs_root
+@pytest.mark.privileged
+@pytest.mark.parametrize("how", ["open", "in flight"])
+def test_a_shard_that_somebody_has_open_already_is_an_error(referee, toy_data, tmp_path, own_registry, how) -> None:
+    """Attack X10: no open is left to ask about. In flight between two processes, it is in nobody's table."""
+    data = Path(shutil.copytree(toy_data, tmp_path / "data"))
+    shard = data / "toy_val_000000.bin"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(shard), how], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        holder.stdout.readline()
+        record, _ = referee.run(MINIMAL, data=data)
+        holder.kill()
+    assert record.verdict is Verdict.ERROR
+    (reason,) = record.reasons
+    assert shard.name in reason.text
+    assert (f"process {holder.pid} " if how == "open" else "something has") in reason.text
+    assert record.seeds == ()
+    assert referee.run(MINIMAL, data=data)[0].verdict is Verdict.PASS
+
+
 def test_a_fault_of_the_referee_that_cannot_be_written_down_is_never_a_pass(referee, tmp_path, monkeypatch) -> None:
     """A full disk: neither the scores nor the error can be kept."""
     real_write, real_text = referee_module.write_atomically, Path.write_text
@@ -586,10 +674,22 @@ def test_a_calibration_key_follows_from_the_checkpoint_and_the_ledger(honest) ->
 # --- processes from outside
 
 
-def command(data: Path, submission: Path, out: Path) -> list[str]:
+ALONE = """
+import sys
+from pathlib import Path
+from harness import cli, registry
+directory = Path(sys.argv.pop(1))
+registry.default_directory = lambda: directory
+cli.main()
+"""
+
+
+def command(data: Path, submission: Path, out: Path, registry: Path | None = None) -> list[str]:
+    """The command line of a run; with `registry`, of one that sees only the runs that register there."""
     options = {"--rules": TESTS / "toy.toml", "--submission": submission, "--data": data, "--out": out}
     parts = [str(part) for pair in options.items() for part in pair]
-    return [sys.executable, "-m", "harness.cli", "record", *parts]
+    start = ["-c", ALONE, str(registry)] if registry else ["-m", "harness.cli"]
+    return [sys.executable, *start, "record", *parts]
 
 
 @needs_root
@@ -614,6 +714,25 @@ def test_two_runs_at_once_on_the_same_data_both_pass(toy_data, submission, tmp_p
         (found,) = (tmp_path / folder).glob("*/record.json")
         record = Record.model_validate_json(found.read_text())
         assert sum(phase.outsider_opens_denied for phase in record.seeds[0].phases.values()) == 0
+
+
+@needs_root
+@pytest.mark.privileged
+@pytest.mark.slow
+def test_two_runs_that_start_together_both_pass(toy_data, tmp_path) -> None:
+    """Each has the shards open while the other looks whether anybody has."""
+    runs = [
+        subprocess.Popen(
+            command(toy_data, MINIMAL, tmp_path / name, tmp_path / "registry"),
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for name in ("first", "second")
+    ]
+    for run in runs:
+        said, _ = run.communicate(timeout=PATIENCE)
+        assert run.returncode == 0, said
 
 
 @needs_root
