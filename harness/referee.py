@@ -59,7 +59,7 @@ from harness.phases import (
 )
 from harness.policy import Grant, Identity
 from harness.processes import become_undumpable, pid_namespace
-from harness.registry import Registration, other_runs, reap
+from harness.registry import Registration, Use, other_runs, reap
 from harness.rules import LoadedRules, Rules
 from harness.sandbox import Limits, Mount, Sandbox, SandboxSpec
 from harness.sandbox.bubblewrap import system_mounts
@@ -115,15 +115,17 @@ class Dataset:
 def run_record(request: RunRequest, observer: Observer) -> tuple[Record, Path]:
     """Run every seed and write the run directory; returns the record and the directory.
 
-    Raises InputError, with nothing left behind, if rules, submission and data do not fit together. From then on
-    whatever happens ends in a record: a fault of the harness, or Ctrl-C, in one whose verdict is ERROR."""
+    Raises InputError, with nothing left behind, if rules, submission and data do not fit together, EnvironmentMissing
+    if this run or one that is under way wants the machine to itself. From then on whatever happens ends in a record: a
+    fault of the harness, or Ctrl-C, in one whose verdict is ERROR."""
     started = datetime.now(UTC)
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     # Before the first look at a shard: another run may be asking who opens it.
     become_undumpable()
     for text in reap():
         observer.note(text)
-    with Registration(run_id) as registration:
+    use = Use.EXCLUSIVE if request.rules.rules.hardware.exclusive else Use.SHARED
+    with Registration(run_id, use=use) as registration:
         dataset = load_dataset(request.data, request.rules.rules, observer)
         directory, contestant = _make_run_directory(request, run_id)
         run = _Run(request, dataset, contestant, directory, run_id, registration, observer)
@@ -262,7 +264,7 @@ class _Run:
             rules=NamedHash(name=self.rules.name, sha256=self.request.rules.sha256),
             submission=SubmissionEntry(name=self.contestant.name, tree_sha256=self.contestant.tree_sha256),
             data=DataEntry(manifest_sha256=self.dataset.manifest.sha256),
-            environment=dict(self.request.environment),
+            environment={**self.request.environment, "other_runs_seen": len(self.registration.seen)},
             seeds=tuple(self.seeds),
             significance=self.significance,
             ledger_head=self.ledger.head,
@@ -324,9 +326,11 @@ class _Run:
 
     def check_data(self) -> None:
         """What the monitor cannot see: raise RefereeError if a shard was changed, or if a process that had it open or
-        mapped before it was gated still has. Other runs and their sandboxes do not count.
+        mapped before it was gated still has. Other runs and their sandboxes do not count, but must not be beside a run
+        that should be alone.
         """
         recheck(self.seals)
+        self.registration.look_around()
         if self.monitor is None:
             return
         for holder in self._lasting_holders():

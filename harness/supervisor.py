@@ -27,6 +27,7 @@ from harness.sandbox import Confinement, RunningSandbox, Sandbox, SandboxSpec
 from harness.scoring.scorer import Score, Scorer
 
 TICK_SECONDS = 0.2  # progress is shown at least this often
+LOOK_SECONDS = 1.0  # other runs on the machine are looked for at least this often
 GOODBYE_SECONDS = 1.0  # a server whose connection broke may still tell, by its exit code, that it crashed
 
 
@@ -144,6 +145,7 @@ class Supervisor:
         self.exit_code: int | None = None
         self.kill_at: float | None = None
         self.killed = False
+        self.look_at = 0.0
         self.network_attempts = 0
         self.page_cache_dropped = False
         self.confinement: Confinement | None = None
@@ -235,7 +237,12 @@ class Supervisor:
         self._take_scorer_result(running, at_end=True)
 
     def _check_trusted_parts(self, running: RunningSandbox) -> None:
-        """Raise RefereeError if the listeners do not answer, or the command is not confined as it was meant to be."""
+        """Raise RefereeError if the listeners do not answer, the command is not confined as it was meant to be, or
+        another run is beside one that should be alone.
+        """
+        if time.monotonic() >= self.look_at:
+            self.look_at = time.monotonic() + LOOK_SECONDS
+            self.registration.look_around()
         if self.monitor:
             self.monitor.check_alive()
         if self.confinement is None:

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,7 +147,21 @@ class Disk:
     def mount(self) -> None:
         subprocess.run(["mount", self.device, str(self.folder)], check=True)
 
-    def mount_anew(self) -> None:
-        """Unmount and mount again: the same files under the same names, device and inode numbers."""
+    def unmount(self) -> None:
         subprocess.run(["umount", str(self.folder)], check=True)
+
+    def mount_anew(self) -> None:
+        """Unmount and mount again: the same files under the same names, device and inode numbers.
+
+        Waits for sandboxes of other tests, which hold a copy of the mount if they were started while it was there."""
+        self.unmount()
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                os.close(os.open(self.device, os.O_RDONLY | os.O_EXCL))
+            except OSError:
+                assert time.monotonic() < deadline, f"{self.device} is still mounted somewhere"
+                time.sleep(0.05)
+            else:
+                break
         self.mount()

@@ -28,10 +28,11 @@ from harness.access import AccessMonitor
 from harness.contestant import load_contestant
 from harness.data.manifest import Manifest
 from harness.data.shards import read_shard
-from harness.errors import InputError, RefereeError
+from harness.errors import EnvironmentMissing, InputError, RefereeError
 from harness.evidence.ledger import read_ledger
 from harness.evidence.record import Record, Verdict, json_schema
-from harness.registry import Registration, default_directory
+from harness.processes import start_time
+from harness.registry import Registration, Use, default_directory
 from harness.rules import load_rules
 from harness.sandbox.bubblewrap import BubblewrapSandbox
 from harness.scoring.bpb import TokenBytes, unigram_nats
@@ -75,6 +76,14 @@ def changed_rules(tmp_path):
         return load_rules(str(path))
 
     return make
+
+
+@pytest.fixture
+def own_registry(tmp_path, monkeypatch) -> Path:
+    """Runs of this test see no others."""
+    directory = tmp_path / "registry"
+    monkeypatch.setattr("harness.registry.default_directory", lambda: directory)
+    return directory
 
 
 def runs_of(referee) -> list[Path]:
@@ -344,6 +353,58 @@ def test_an_out_that_is_a_file_is_refused(referee, submission: Path, tmp_path) -
         referee.run(submission, out=tmp_path / "file")
 
 
+@pytest.fixture
+def neighbour(own_registry):
+    """Registers another run, which lives."""
+    process = subprocess.Popen(["sleep", "600"])
+
+    def register(use: Use) -> None:
+        own_registry.mkdir(mode=0o700, exist_ok=True)
+        entry = {"harness_pid": process.pid, "start_time": start_time(process.pid), "use": use, "grants": []}
+        (own_registry / "other.json").write_text(json.dumps(entry))
+
+    yield register
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize(("exclusive", "others"), [("true", Use.SHARED), ("false", Use.EXCLUSIVE)])
+def test_a_run_beside_one_that_should_be_alone_does_not_start(
+    referee, submission, changed_rules, neighbour, exclusive, others
+) -> None:
+    neighbour(others)
+    with pytest.raises(EnvironmentMissing, match="wants the machine to itself; wait for its end"):
+        referee.run(submission, rules=changed_rules(exclusive=exclusive))
+    assert runs_of(referee) == []
+
+
+@needs_root
+@pytest.mark.parametrize(("exclusive", "others"), [("true", Use.SHARED), ("false", Use.EXCLUSIVE)])
+def test_a_run_that_was_beside_one_that_should_be_alone_is_an_error(
+    referee, submission, changed_rules, neighbour, monkeypatch, exclusive, others
+) -> None:
+    """It comes while train runs."""
+    real = AccessMonitor.check_alive
+    (submission / "train.py").write_text("import time\ntime.sleep(6)")
+
+    def check_alive(self) -> None:
+        neighbour(others)
+        real(self)
+
+    monkeypatch.setattr(AccessMonitor, "check_alive", check_alive)
+    record, _ = referee.run(submission, rules=changed_rules(exclusive=exclusive))
+    assert record.verdict is Verdict.ERROR
+    assert "wants the machine to itself" in record.reasons[0].text
+    assert record.environment["other_runs_seen"] == 1
+
+
+@needs_root
+def test_other_runs_are_counted(referee, neighbour) -> None:
+    neighbour(Use.SHARED)
+    record, _ = referee.run(MINIMAL)
+    assert (record.verdict, record.environment["other_runs_seen"]) == (Verdict.PASS, 1)
+
+
 # --- rules about the whole
 
 
@@ -550,7 +611,8 @@ def test_data_that_is_mounted_anew_while_a_sandbox_lives_keeps_its_gates(
 
         def watch(self, running) -> None:
             if self.phase == "eval":
-                disk.mount_anew()
+                disk.unmount()
+                disk.mount()
                 shard = disk.folder / "toy" / "toy_val_000000.bin"
                 denied.append(subprocess.run(["cat", str(shard)], capture_output=True).returncode != 0)
             real(self, running)
@@ -571,14 +633,6 @@ if sys.argv[2] == "in flight":
 print(flush=True)
 input()
 """
-
-
-@pytest.fixture
-def own_registry(tmp_path, monkeypatch) -> Path:
-    """Runs of this test see no others."""
-    directory = tmp_path / "registry"
-    monkeypatch.setattr("harness.registry.default_directory", lambda: directory)
-    return directory
 
 
 @needs_root

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from harness.errors import EnvironmentMissing
+from harness.errors import EnvironmentMissing, RefereeError
 from harness.policy import Grant, Identity
 from harness.processes import start_time
-from harness.registry import Registration, other_runs, reap
+from harness.registry import Registration, Use, other_runs, reap
 from harness.sandbox import Walls
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="entries count only if they are root's")
@@ -141,3 +142,73 @@ def test_a_directory_of_somebody_else_is_refused(directory: Path) -> None:
     directory.chmod(0o777)
     with pytest.raises(EnvironmentMissing, match="nobody else"):
         Registration("run", directory)
+
+
+# --- who wants the machine to itself
+
+
+@pytest.fixture
+def neighbour(directory: Path) -> Iterator[Callable[[Use], None]]:
+    """Registers another process, which lives."""
+    process = subprocess.Popen(["sleep", "60"])
+
+    def register(use: Use) -> None:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        entry = {"harness_pid": process.pid, "start_time": start_time(process.pid), "use": use, "grants": []}
+        (directory / "other.json").write_text(json.dumps(entry))
+
+    yield register
+    process.kill()
+    process.wait()
+
+
+CONFLICTS = {(Use.EXCLUSIVE, Use.EXCLUSIVE), (Use.EXCLUSIVE, Use.SHARED), (Use.SHARED, Use.EXCLUSIVE)}
+
+
+@pytest.mark.parametrize("own", Use)
+@pytest.mark.parametrize("others", Use)
+def test_a_run_that_should_be_alone_and_another_do_not_start(directory: Path, neighbour, own: Use, others: Use) -> None:
+    neighbour(others)
+    if (own, others) in CONFLICTS:
+        with pytest.raises(EnvironmentMissing, match=r"another run is under way, other \(process \d+\)"):
+            Registration("run", directory, own)
+        assert [path.name for path in directory.iterdir()] == ["other.json"]
+    else:
+        with Registration("run", directory, own) as registration:
+            registration.look_around()
+            assert registration.seen == ({"other"} if own is others is Use.SHARED else set())
+
+
+@pytest.mark.parametrize(("own", "others"), sorted(CONFLICTS))
+def test_who_registers_between_two_looks_is_seen(
+    directory: Path, neighbour, monkeypatch, own: Use, others: Use
+) -> None:
+    real = Registration._write
+
+    def write(self) -> None:
+        real(self)
+        neighbour(others)
+
+    monkeypatch.setattr(Registration, "_write", write)
+    with pytest.raises(EnvironmentMissing, match="other"):
+        Registration("run", directory, own)
+    assert [path.name for path in directory.iterdir()] == ["other.json"]
+
+
+@pytest.mark.parametrize(("own", "others"), sorted(CONFLICTS))
+def test_who_gets_in_all_the_same_is_the_referee_s_fault(directory: Path, neighbour, own: Use, others: Use) -> None:
+    with Registration("run", directory, own) as registration:
+        registration.look_around()
+        neighbour(others)
+        with pytest.raises(RefereeError, match="wants the machine to itself"):
+            registration.look_around()
+        assert registration.seen == {"other"}
+
+
+def test_an_entry_of_an_older_harness_is_that_of_a_run(directory: Path, neighbour) -> None:
+    neighbour(Use.VISIT)
+    entry = json.loads((directory / "other.json").read_text())
+    del entry["use"]
+    (directory / "other.json").write_text(json.dumps(entry))
+    with pytest.raises(EnvironmentMissing, match="other"):
+        Registration("run", directory, Use.EXCLUSIVE)
