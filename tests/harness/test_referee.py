@@ -10,10 +10,12 @@ import json
 import math
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -557,23 +559,63 @@ def test_a_ledger_that_cannot_be_written_is_an_error_with_a_record(referee, subm
     assert (directory / "record.json").exists()
 
 
+def exhaust(spare: int) -> Callable[[int], None]:
+    """Leaves a process `spare` descriptors that it does not have yet."""
+
+    def limit(pid: int) -> None:
+        used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+        free = (number for number in range(len(used) + spare + 1) if number not in used)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (list(free)[spare], 4096))
+
+    return limit
+
+
 @needs_root
 @pytest.mark.privileged
-def test_a_listener_lost_during_a_phase_is_an_error(referee, submission, monkeypatch) -> None:
-    """Attack X13: no verdict about opens that nobody saw."""
-    (submission / "train.py").write_text("import time\nopen('/in/train/toy_train_000000.bin')\ntime.sleep(6)\n")
+@pytest.mark.parametrize("victims", [(0,), (1,), (0, 1)], ids=["first", "second", "both"])
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda pid: os.kill(pid, signal.SIGSTOP), r"access listener \d does not answer"),
+        (lambda pid: os.kill(pid, signal.SIGKILL), r"access listener \d was lost"),
+        (exhaust(0), r"access listener \d: the kernel could not report an open: Too many open files"),
+        (exhaust(1), r"access listener \d: the kernel could not tell which process \d+ is"),
+    ],
+    ids=["stopped", "killed", "no descriptor", "one descriptor"],
+)
+def test_a_listener_in_trouble_ends_the_run_as_an_error(
+    referee, submission, monkeypatch, own_registry, harm, said, victims
+) -> None:
+    """Attacks X13, D15, D17: no verdict about opens that nobody saw, no blame for the submission, nothing left."""
+    (submission / "train.py").write_text(
+        "import time\nfor _ in range(70):\n    open('/in/train/toy_train_000000.bin').close()\n    time.sleep(0.1)\n"
+    )
+    monitors, harmed = [], []
     real = AccessMonitor.grant
 
-    def grant_and_lose(self, *arguments) -> None:
+    def grant(self, *arguments) -> None:
         real(self, *arguments)
-        self._processes[1].kill()
+        monitors.append(self)
+        threading.Timer(0.7, harm_listeners).start()
 
-    monkeypatch.setattr(AccessMonitor, "grant", grant_and_lose)
-    record, _ = referee.run(submission)
+    def harm_listeners() -> None:
+        harmed.append(time.monotonic())
+        for victim in victims:
+            harm(monitors[0]._processes[victim].pid)
+
+    monkeypatch.setattr("harness.access.ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(AccessMonitor, "grant", grant)
+    record, directory = referee.run(submission)
+    took = time.monotonic() - harmed[0]
     assert record.verdict is Verdict.ERROR
-    assert "lost" in record.reasons[0].text
+    (reason,) = record.reasons
+    assert re.match(said, reason.text), reason.text
+    assert took < 12, f"{took:.1f} s"
+    assert all(process.poll() is not None for process in monitors[0]._processes)
+    assert list(own_registry.iterdir()) == []
+    assert not (directory / "scratch").exists()
     shard = referee.data / "toy_train_000000.bin"
-    assert subprocess.run(["cat", str(shard)], capture_output=True).returncode == 0
+    assert subprocess.run(["cat", str(shard)], capture_output=True, timeout=PATIENCE).returncode == 0
 
 
 @needs_root
