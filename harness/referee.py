@@ -7,6 +7,7 @@ Start reading at `run_record`. What a phase may see is in `phases.py`; where its
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -71,6 +72,8 @@ from harness.supervisor import Log, Observer, Supervisor
 INCOMPLETE = "INCOMPLETE"
 RECORD = "record.json"
 LEDGER = "ledger.jsonl"
+RESERVE = "reserve"  # room that is given back for the last line of the ledger and the record
+RESERVE_BYTES = 1 << 20
 HOLDER_PATIENCE_SECONDS = 1.0
 
 Result = TypeVar("Result")
@@ -145,7 +148,10 @@ def _make_run_directory(request: RunRequest, run_id: str) -> tuple[Path, Contest
     try:
         directory.mkdir(parents=True)
         (directory / INCOMPLETE).write_text("This run has not ended, or was cut off: it has no verdict.\n")
+        with (directory / RESERVE).open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
     except OSError as error:
+        remove_tree(directory)
         raise InputError(f"cannot make the run directory {directory}: {error.strerror}; choose another --out") from None
     try:
         return directory, load_contestant(request.submission, request.rules.rules.name, directory / "submission")
@@ -236,15 +242,23 @@ class _Run:
         except RefereeError as error:
             self._referee_error("referee_error", str(error))
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                what = error.filename or f"a file in {self.directory}"
+                self._referee_error("referee_error", f"no room was left for {what}")
+                return
             self._referee_error("unexpected", f"{type(error).__name__}: {error} (see harness-error.txt)")
             with contextlib.suppress(OSError):
                 (self.directory / "harness-error.txt").write_text(traceback.format_exc())
 
     def finish(self, started: datetime) -> Record:
-        """Remove marks and scratch, write record.json, and only then take the INCOMPLETE sign away."""
+        """Remove marks and scratch, write record.json, and only then take the INCOMPLETE sign away.
+
+        Raises RefereeError if record.json cannot be written.
+        """
         if self.monitor:
             self.monitor.close()
         remove_tree(self.scratch)
+        (self.directory / RESERVE).unlink(missing_ok=True)
         finished = [seed.seed for seed in self.seeds if seed.val_bpb is not None]
         if not self.reasons and finished != list(self.request.seeds):
             self._referee_error("incomplete", "not every seed was scored, and no rule was seen broken")
@@ -269,7 +283,12 @@ class _Run:
             significance=self.significance,
             ledger_head=self.ledger.head,
         )
-        write_atomically(self.directory / RECORD, (record.model_dump_json(indent=2) + "\n").encode())
+        try:
+            write_atomically(self.directory / RECORD, (record.model_dump_json(indent=2) + "\n").encode())
+        except OSError as error:
+            raise RefereeError(
+                f"{self.directory / RECORD} cannot be written: {error.strerror}; this run has no verdict"
+            ) from None
         (self.directory / INCOMPLETE).unlink()
         return record
 

@@ -6,6 +6,7 @@ in the harness's main thread and does nothing that waits."""
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import threading
@@ -80,12 +81,14 @@ class Log:
         return self.bytes > self._most
 
     def pump(self, descriptor: int) -> bool:
-        """Take what is there without waiting; False at the end of the stream."""
+        """Take what is there without waiting; False at the end of the stream. Raises OSError if the disk is full."""
         while select.select([descriptor], [], [], 0)[0]:
             data = os.read(descriptor, 1 << 16)
             if not data:
                 return False
-            self._file.write(data[: max(0, self._most - self.bytes)])
+            kept = data[: max(0, self._most - self.bytes)]
+            if self._file.write(kept) != len(kept):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
             self.bytes += len(data)
             *lines, rest = (self._line + data).split(b"\n")
             self._line = rest[-1000:]

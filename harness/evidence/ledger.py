@@ -6,6 +6,7 @@ rewritten as a whole or cut short at the end; record.json therefore holds the la
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,10 +24,13 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._bytes = 0
         self.head = START
 
     def append(self, event: str, **facts) -> None:
-        """Add a line; it is on disk when this returns. Raises RefereeError when the disk does not take all of it."""
+        """Add a line; it is on disk when this returns. Raises RefereeError when the disk does not take all of it (then
+        nothing of it stays), or when the file is not as this ledger has left it.
+        """
         line = {
             "previous": self.head,
             "event": event,
@@ -35,12 +39,17 @@ class Ledger:
             **facts,
         }
         data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        if os.fstat(self._descriptor).st_size != self._bytes:
+            raise RefereeError("the ledger cannot be continued: its file is not as the last line has left it")
         try:
             if os.write(self._descriptor, data) != len(data):
                 raise OSError("short write")
             os.fsync(self._descriptor)
         except OSError as error:
+            with contextlib.suppress(OSError):  # if it stays, nothing follows it
+                os.ftruncate(self._descriptor, self._bytes)
             raise RefereeError(f"the ledger cannot be written: {error}") from None
+        self._bytes += len(data)
         self.head = hashlib.sha256(data).hexdigest()
 
     def close(self) -> None:

@@ -141,7 +141,36 @@ def test_a_short_write_is_an_error_of_the_referee(tmp_path, monkeypatch) -> None
     with pytest.raises(RefereeError, match="short write"):
         ledger.append("second")
     assert ledger.head == head
-    assert tampered(tmp_path / "ledger.jsonl", head)
+    assert not tampered(tmp_path / "ledger.jsonl", head), "nothing of the line stays"
+    monkeypatch.undo()
+    ledger.append("second, again")
+    assert not tampered(tmp_path / "ledger.jsonl", ledger.head)
+
+
+def test_nothing_follows_half_a_line_that_stays(tmp_path, monkeypatch) -> None:
+    def refuse(descriptor: int, length: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append("first")
+    half = FakeOs(write=lambda descriptor, data: os.write(descriptor, data[:-1]), ftruncate=refuse)
+    monkeypatch.setattr(ledger_module, "os", half)
+    with pytest.raises(RefereeError, match="short write"):
+        ledger.append("second")
+    monkeypatch.undo()
+    content = (tmp_path / "ledger.jsonl").read_bytes()
+    with pytest.raises(RefereeError, match="cannot be continued"):
+        ledger.append("third")
+    assert (tmp_path / "ledger.jsonl").read_bytes() == content
+
+
+def test_a_ledger_that_somebody_else_writes_to_is_not_continued(tmp_path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append("first")
+    with (tmp_path / "ledger.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(RefereeError, match="cannot be continued"):
+        ledger.append("second")
 
 
 def test_a_failed_fsync_is_an_error_of_the_referee(tmp_path, monkeypatch) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -23,22 +24,26 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from rich.console import Console
 from support import TESTS, Disk
 
+from harness import cli, doctor
 from harness import referee as referee_module
+from harness import supervisor as supervisor_module
 from harness.access import AccessMonitor
 from harness.contestant import load_contestant
 from harness.data.manifest import Manifest
 from harness.data.shards import read_shard
-from harness.errors import EnvironmentMissing, InputError, RefereeError
-from harness.evidence.ledger import read_ledger
+from harness.errors import EnvironmentMissing, ExitCode, InputError, RefereeError
+from harness.evidence.ledger import Ledger, read_ledger
 from harness.evidence.record import Record, Verdict, json_schema
 from harness.processes import start_time
 from harness.registry import Registration, Use, default_directory
 from harness.rules import load_rules
 from harness.sandbox.bubblewrap import BubblewrapSandbox
 from harness.scoring.bpb import TokenBytes, unigram_nats
-from harness.supervisor import Supervisor
+from harness.scoring.scorer import Scorer
+from harness.supervisor import Log, Supervisor
 
 MINIMAL = TESTS / "honest" / "minimal"
 REPOSITORY = TESTS.parent
@@ -519,7 +524,8 @@ class BrokenSandbox(BubblewrapSandbox):
     [
         (RefereeError("the walls fell"), "referee_error"),
         (ZeroDivisionError("surprise"), "unexpected"),
-        (OSError(28, "No space left on device"), "unexpected"),
+        (OSError(5, "Input/output error"), "unexpected"),
+        (OSError(28, "No space left on device"), "referee_error"),
         (MemoryError(), "unexpected"),
         (RecursionError(), "unexpected"),
     ],
@@ -616,6 +622,93 @@ def test_a_listener_in_trouble_ends_the_run_as_an_error(
     assert not (directory / "scratch").exists()
     shard = referee.data / "toy_train_000000.bin"
     assert subprocess.run(["cat", str(shard)], capture_output=True, timeout=PATIENCE).returncode == 0
+
+
+@pytest.fixture
+def small_disk(referee):
+    """Run directories lie on 4 MB of their own; what is returned fills up what is left of it."""
+    referee.out.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(referee.out)], check=True)
+
+    def fill(*_, **__) -> None:
+        with contextlib.suppress(OSError), (referee.out / "filler").open("ab", buffering=0) as file:
+            while file.write(bytes(1 << 16)):
+                pass
+
+    yield fill
+    subprocess.run(["umount", "--lazy", str(referee.out)], check=True)
+
+
+MOMENTS = {
+    "log": (Log, "pump"),
+    "output": (supervisor_module, "collect"),
+    "checkpoint": (referee_module, "canonical_checkpoint"),
+    "ledger": (Ledger, "append"),
+    "room of the next phase": (referee_module, "quantize_phase"),
+    "nats": (Scorer, "run"),
+}
+
+
+@needs_root
+@pytest.mark.privileged
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_disk_that_fills_up_ends_the_run_as_an_error_with_its_evidence(
+    referee, submission, small_disk, monkeypatch, moment
+) -> None:
+    """Attack X43: room for the last line and the record was set aside."""
+    code = (submission / "train.py").read_text()
+    (submission / "train.py").write_text("for _ in range(50): print('x' * 1000)\n" + code)
+    place, name = MOMENTS[moment]
+    real = getattr(place, name)
+
+    def filled(*arguments, **options):
+        if not (referee.out / "filler").exists():
+            small_disk()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(place, name, filled)
+    record, directory = referee.run(submission)
+    assert record.verdict is Verdict.ERROR
+    assert re.search(r"no room was left for (a file in )?/|the ledger cannot be written", record.reasons[0].text)
+    assert not any("\n" in reason.text for reason in record.reasons)
+    assert Record.model_validate_json((directory / "record.json").read_text()) == record
+    events, head = read_ledger(directory / "ledger.jsonl")
+    assert (head, events[-1]["event"], events[-1]["verdict"]) == (record.ledger_head, "verdict", "ERROR")
+    assert not {"INCOMPLETE", "reserve", "scratch"} & {path.name for path in directory.iterdir()}
+
+
+@needs_root
+@pytest.mark.privileged
+def test_a_record_that_has_no_room_is_no_record(referee, submission, small_disk, monkeypatch) -> None:
+    real = referee_module.write_atomically
+
+    def write(path, content) -> None:
+        if path.name == "record.json":
+            small_disk()
+        real(path, content)
+
+    monkeypatch.setattr(referee_module, "write_atomically", write)
+    monkeypatch.setattr(doctor, "MINIMUM_FREE_BYTES", 0)
+    monkeypatch.setattr(sys, "argv", command(referee.data, submission, referee.out)[2:])
+    printed = io.StringIO()
+    monkeypatch.setattr(cli, "errors", Console(file=printed, width=10_000))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == ExitCode.ERROR
+    (line,) = printed.getvalue().splitlines()
+    assert "record.json cannot be written: No space left on device; this run has no verdict" in line
+    (directory,) = (path for path in referee.out.iterdir() if path.is_dir())
+    assert (directory / "INCOMPLETE").exists()
+    assert not [path for path in directory.iterdir() if "record" in path.name]
+
+
+@needs_root
+@pytest.mark.privileged
+def test_a_disk_that_is_full_before_the_run_is_bad_input(referee, submission, small_disk) -> None:
+    small_disk()
+    with pytest.raises(InputError, match="cannot make the run directory"):
+        referee.run(submission)
+    assert [path.name for path in referee.out.iterdir()] == ["filler"]
 
 
 @needs_root
