@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import jsonschema
@@ -35,6 +36,7 @@ from harness.contestant import load_contestant
 from harness.data.manifest import Manifest
 from harness.data.shards import read_shard
 from harness.errors import EnvironmentMissing, ExitCode, InputError, RefereeError
+from harness.evidence import ledger as ledger_module
 from harness.evidence.ledger import Ledger, read_ledger
 from harness.evidence.record import Record, Verdict, json_schema
 from harness.processes import start_time
@@ -487,6 +489,65 @@ def test_a_seed_that_fails_does_not_stop_the_others(referee, submission) -> None
     assert [seed.val_bpb is None for seed in record.seeds] == [True, False]
 
 
+# --- clocks
+
+
+@needs_root
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_wall_clock_that_is_set_changes_no_duration(referee, monkeypatch, hours: int) -> None:
+    """Attack C08: NTP, or root, sets the clock while a run lasts."""
+    real_time, calls = time.time, []
+
+    class Stepped(datetime):
+        """Right when the run starts; then set, again and again."""
+
+        @classmethod
+        def now(cls, tz=None):
+            calls.append(tz)
+            return datetime.now(tz) + timedelta(hours=hours) * (len(calls) - 1)
+
+    monkeypatch.setattr(time, "time", lambda: real_time() + 3600 * hours * len(calls))
+    monkeypatch.setattr(referee_module, "datetime", Stepped)
+    monkeypatch.setattr(ledger_module, "datetime", Stepped)
+    began = time.monotonic()
+    record, directory = referee.run(MINIMAL)
+    took = time.monotonic() - began
+    assert (record.verdict, record.reasons) == (Verdict.PASS, ())
+    phases = record.seeds[0].phases.values()
+    assert all(0 < phase.clock_seconds < 8 and 0 < phase.prepare_seconds < 8 for phase in phases)
+    assert sum(phase.clock_seconds + phase.prepare_seconds for phase in phases) < took
+    stamps = [datetime.fromisoformat(stamp) for stamp in (record.started_utc, record.finished_utc)]
+    assert abs(stamps[1] - stamps[0]) > timedelta(hours=5), "what the wall clock said is written down as it was"
+    times = [event["monotonic"] for event in read_ledger(directory / "ledger.jsonl")[0]]
+    assert times == sorted(times)
+    assert times[-1] - times[0] < took
+
+
+@needs_root
+@pytest.mark.slow
+def test_a_harness_that_is_stopped_does_not_stop_the_clock(toy_data, submission, changed_rules, tmp_path) -> None:
+    """Attack C08: the phase is over its limit, and over, before the harness can look."""
+    code = "import time\nopen('/in/train/toy_train_000000.bin').close()\nprint('started', flush=True)\ntime.sleep(3)\n"
+    (submission / "train.py").write_text(code + (submission / "train.py").read_text())
+    changed_rules(train_seconds="2")
+    harness = subprocess.Popen(
+        command(toy_data, submission, tmp_path / "runs", rules=tmp_path / "changed.toml"),
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+    )
+    wait_until(lambda: has_started(tmp_path / "runs"), "it trains")
+    harness.send_signal(signal.SIGSTOP)
+    time.sleep(5)
+    harness.send_signal(signal.SIGCONT)
+    assert harness.wait(PATIENCE) == ExitCode.FAIL
+    (found,) = (tmp_path / "runs").glob("*/record.json")
+    record = Record.model_validate_json(found.read_text())
+    assert [(reason.code, reason.phase) for reason in record.reasons] == [("clock_over_limit", "train")]
+    train = record.seeds[0].phases["train"]
+    assert 3 <= train.clock_seconds < 5, "until the phase ended, not until the harness went on"
+    assert train.exit_code == 0
+
+
 # --- faults of the referee
 
 
@@ -544,7 +605,6 @@ def test_a_fault_of_the_harness_is_an_error_and_keeps_the_evidence(referee, subm
 
 def test_a_ledger_that_cannot_be_written_is_an_error_with_a_record(referee, submission, monkeypatch) -> None:
     """Attack X43: a full disk takes half a line and says nothing."""
-    from harness.evidence import ledger as ledger_module
 
     class HalfFull:
         """The os module, whose writes come up short after the third."""
@@ -873,9 +933,11 @@ cli.main()
 """
 
 
-def command(data: Path, submission: Path, out: Path, registry: Path | None = None) -> list[str]:
+def command(
+    data: Path, submission: Path, out: Path, registry: Path | None = None, rules: Path = TESTS / "toy.toml"
+) -> list[str]:
     """The command line of a run; with `registry`, of one that sees only the runs that register there."""
-    options = {"--rules": TESTS / "toy.toml", "--submission": submission, "--data": data, "--out": out}
+    options = {"--rules": rules, "--submission": submission, "--data": data, "--out": out}
     parts = [str(part) for pair in options.items() for part in pair]
     start = ["-c", ALONE, str(registry)] if registry else ["-m", "harness.cli"]
     return [sys.executable, *start, "record", *parts]
