@@ -56,8 +56,12 @@ class Ledger:
         os.close(self._descriptor)
 
 
-def read_ledger(path: Path) -> tuple[list[dict], str]:
-    """The events of a ledger and its head; raises ValueError naming the first line that breaks the chain."""
+def read_ledger(path: Path, head_in_record: str | None = None) -> tuple[list[dict], str]:
+    """The events of a ledger and its head.
+
+    Raises ValueError naming the first line that breaks the chain, or saying that the ledger is whole but not the one
+    whose head the record holds (`ledger_head`): lines are missing at its end, or it is another one.
+    """
     events, head = [], START
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -65,8 +69,13 @@ def read_ledger(path: Path) -> tuple[list[dict], str]:
                 event = json.loads(line)
             except ValueError:
                 raise ValueError(f"{path}: line {number} is not JSON") from None
-            if event["previous"] != head or not line.endswith(b"\n"):
+            if not isinstance(event, dict) or event.get("previous") != head or not line.endswith(b"\n"):
                 raise ValueError(f"{path}: line {number} does not follow from line {number - 1}")
             events.append(event)
             head = hashlib.sha256(line).hexdigest()
+    if head_in_record not in (None, head):
+        raise ValueError(
+            f"{path}: its last line, {len(events)}, is not the one that the record names; lines are missing at the "
+            "end, or it was rewritten"
+        )
     return events, head

@@ -98,6 +98,32 @@ def test_a_last_line_without_its_end_is_no_line(written) -> None:
         read_ledger(path)
 
 
+def test_each_way_of_rewriting_it_is_told(written, tmp_path) -> None:
+    """Attack F08: a byte flipped, the end cut off, an older copy put back, another ledger put in its place."""
+    path, head = written
+    assert read_ledger(path, head)[1] == head
+    lines = path.read_bytes().splitlines(keepends=True)
+    flipped = lines[2].replace(b'"number":2', b'"number":3')
+    other = Ledger(tmp_path / "other.jsonl")
+    other.append("event", number=0)
+    for content, told in (
+        ([*lines[:2], flipped, *lines[3:]], "line 4 does not follow from line 3"),
+        (
+            [*lines[:5], lines[5].replace(b"number", b"numbef")],
+            "its last line, 6, is not the one that the record names",
+        ),
+        (lines[:4], "its last line, 4, is not the one that the record names"),
+        ([*lines[:5], lines[5][:-3]], "line 6 is not JSON"),
+        ([*lines[:2], b"[]\n", *lines[3:]], "line 3 does not follow from line 2"),
+        ([*lines[:2], b"{}\n", *lines[3:]], "line 3 does not follow from line 2"),
+        ([(tmp_path / "other.jsonl").read_bytes()], "its last line, 1, is not the one that the record names"),
+        ([], "its last line, 0, is not the one that the record names"),
+    ):
+        path.write_bytes(b"".join(content))
+        with pytest.raises(ValueError, match=told):
+            read_ledger(path, head)
+
+
 def test_adding_a_line_shows(written) -> None:
     path, head = written
     with path.open("ab") as file:

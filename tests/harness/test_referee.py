@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -40,6 +41,7 @@ from harness.evidence import ledger as ledger_module
 from harness.evidence.ledger import Ledger, read_ledger
 from harness.evidence.record import Record, Verdict, json_schema
 from harness.processes import start_time
+from harness.progress import ConsoleObserver
 from harness.registry import Registration, Use, default_directory
 from harness.rules import load_rules
 from harness.sandbox.bubblewrap import BubblewrapSandbox
@@ -408,6 +410,23 @@ def test_a_run_that_was_beside_one_that_should_be_alone_is_an_error(
 
 
 @needs_root
+def test_what_a_crash_has_left_is_removed_and_told_before_a_run(referee, own_registry, tmp_path, monkeypatch) -> None:
+    """Attack F10: it is not taken for a live run either."""
+    scratch = tmp_path / "left behind"
+    scratch.mkdir()
+    own_registry.mkdir(mode=0o700)
+    entry = {"harness_pid": os.getpid(), "start_time": 1, "use": Use.EXCLUSIVE, "grants": [], "scratch": str(scratch)}
+    (own_registry / "crashed.json").write_text(json.dumps(entry))
+    notes = []
+    monkeypatch.setattr(ConsoleObserver, "note", lambda self, text: notes.append(text))
+    record, _ = referee.run(MINIMAL)
+    assert (record.verdict, record.environment["other_runs_seen"]) == (Verdict.PASS, 0)
+    assert f"removed {scratch}, left behind by run crashed" in notes
+    assert not scratch.exists()
+    assert list(own_registry.iterdir()) == []
+
+
+@needs_root
 def test_other_runs_are_counted(referee, neighbour) -> None:
     neighbour(Use.SHARED)
     record, _ = referee.run(MINIMAL)
@@ -546,6 +565,103 @@ def test_a_harness_that_is_stopped_does_not_stop_the_clock(toy_data, submission,
     train = record.seeds[0].phases["train"]
     assert 3 <= train.clock_seconds < 5, "until the phase ended, not until the harness went on"
     assert train.exit_code == 0
+
+
+# --- a host that lacks something
+
+# Stands in for Python when a listener is started: the kernel has no fanotify, or does not permit it.
+WITHOUT_FANOTIFY = """#!{python}
+import ctypes, os, runpy, sys
+sys.path.insert(0, os.getcwd())
+from harness import fanotify
+class Kernel:
+    def fanotify_init(self, *arguments):
+        ctypes.set_errno({number})
+        return -1
+fanotify._libc = Kernel()
+del sys.argv[:2]
+runpy.run_module("harness.listener", run_name="__main__", alter_sys=True)
+"""
+NO_NAMESPACES = """#!/bin/sh
+[ "$1" = --version ] && exec echo bubblewrap 0
+echo "bwrap: No permissions to create new namespace" >&2
+exit 1
+"""
+
+
+def program(path: Path, text: str) -> str:
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
+
+
+def run_command_line(monkeypatch, data: Path, out: Path) -> tuple[int, str]:
+    """Exit code, and what was printed."""
+    printed = io.StringIO()
+    for name in ("console", "errors"):
+        monkeypatch.setattr(cli, name, Console(file=printed, width=10_000))
+    monkeypatch.setattr(sys, "argv", command(data, MINIMAL, out)[2:])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code, printed.getvalue()
+
+
+@needs_root
+@pytest.mark.privileged
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM], ids=errno.errorcode.get)
+def test_a_kernel_without_permission_events_leaves_it_unproven(toy_data, tmp_path, monkeypatch, number: int) -> None:
+    """Attack F12."""
+    text = WITHOUT_FANOTIFY.format(python=sys.executable, number=number)
+    python = program(tmp_path / "python", text)
+    monkeypatch.setattr("harness.access.sys", types.SimpleNamespace(executable=python))
+    code, said = run_command_line(monkeypatch, toy_data, tmp_path / "runs")
+    assert code == ExitCode.UNPROVEN, said
+    assert re.search(f"no PASS possible: access monitor: .*fanotify_init: {os.strerror(number)}", said)
+
+
+@pytest.mark.parametrize(
+    ("bwrap", "told"),
+    [(None, "bubblewrap is not installed"), (NO_NAMESPACES, "user namespaces must be allowed")],
+    ids=["no bubblewrap", "no namespaces"],
+)
+def test_a_host_that_can_build_no_sandbox_runs_nothing(toy_data, tmp_path, monkeypatch, bwrap, told) -> None:
+    """Attack F12."""
+    path = program(tmp_path / "bwrap", bwrap) if bwrap else None
+    monkeypatch.setattr("harness.sandbox.bubblewrap.shutil.which", lambda name: path)
+    code, said = run_command_line(monkeypatch, toy_data, tmp_path / "runs")
+    assert code == ExitCode.ENVIRONMENT, said
+    assert told in said
+    assert not (tmp_path / "runs").exists()
+
+
+@needs_root
+def test_without_control_groups_the_evidence_says_that_memory_was_not_limited(referee, monkeypatch) -> None:
+    """Attack F12: a version that is not there, or is read-only."""
+    monkeypatch.setattr("harness.sandbox.bubblewrap.hierarchies", lambda: [])
+    record, _ = referee.run(MINIMAL)
+    assert record.verdict is Verdict.PASS
+    assert {phase.sandbox.limited for phase in record.seeds[0].phases.values()} == {()}
+
+
+@needs_root
+@pytest.mark.privileged
+def test_data_on_an_overlay_leaves_it_unproven(referee, toy_data, tmp_path) -> None:
+    """Attack F12: the layer below can be read unseen."""
+    disk, merged = tmp_path / "disk", tmp_path / "merged"
+    disk.mkdir()
+    merged.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(disk)], check=True)
+    try:
+        for name in ("upper", "work"):
+            (disk / name).mkdir()
+        options = f"lowerdir={toy_data},upperdir={disk / 'upper'},workdir={disk / 'work'}"
+        subprocess.run(["mount", "-t", "overlay", "none", "-o", options, str(merged)], check=True)
+        record, _ = referee.run(MINIMAL, data=merged)
+    finally:
+        subprocess.run(["umount", "--quiet", "--lazy", str(merged)], check=False)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    assert record.verdict is Verdict.UNPROVEN
+    assert re.fullmatch("missing_witness: .* lies on overlay .*", f"{record.reasons[0].kind}: {record.reasons[0].text}")
 
 
 # --- faults of the referee

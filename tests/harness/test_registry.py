@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from harness.errors import EnvironmentMissing, RefereeError
 from harness.policy import Grant, Identity
 from harness.processes import start_time
 from harness.registry import Registration, Use, other_runs, reap
-from harness.sandbox import Walls
+from harness.sandbox import Walls, cgroup
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="entries count only if they are root's")
 GRANT = Grant(77, "train, seed 1", frozenset({Identity(1, 2), Identity(1, 3)}))
@@ -135,6 +137,37 @@ def test_what_a_dead_run_left_is_removed_and_told(directory: Path, tmp_path) -> 
         bystander.kill()
         assert bystander.wait() != 0
     assert not scratch.exists()
+
+
+def test_a_process_id_that_was_given_to_another_process_is_no_live_run(directory: Path, tmp_path) -> None:
+    """Attack F10: the entry of a crash names a process that lives, but started at another time."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    directory.mkdir(mode=0o700)
+    entry = {"harness_pid": os.getpid(), "start_time": start_time(os.getpid()) - 1, "grants": []}
+    (directory / "reborn.json").write_text(json.dumps({**entry, "sandboxes": [], "scratch": str(scratch)}))
+    assert reaped(directory) == [f"removed {scratch}, left behind by run reborn"]
+    assert list(directory.iterdir()) == []
+    assert not scratch.exists()
+
+
+def test_control_groups_of_a_dead_harness_are_removed_with_what_lives_in_them(directory: Path, monkeypatch) -> None:
+    """Attack F10. In a folder of its own, because the runs of other tests reap, too."""
+    monkeypatch.setattr(cgroup, "FOLDER", f"parameter-golf-test-{os.getpid()}")
+    dead, alive = f"{os.getpid()}-1-0", f"{os.getpid()}-{start_time(os.getpid())}-0"
+    left = subprocess.Popen(["sleep", "60"])
+    groups = [(cgroup._make(hierarchy, dead), cgroup._make(hierarchy, alive)) for hierarchy in cgroup.hierarchies()]
+    try:
+        for group, _ in groups:
+            (group / "cgroup.procs").write_text(str(left.pid))
+        threading.Thread(target=left.wait).start()  # a group is empty when its dead have been waited for
+        assert reap(directory) == ([f"removed {len(groups)} control groups of runs that were killed"] if groups else [])
+        assert [(group.exists(), other.exists()) for group, other in groups] == [(False, True)] * len(groups)
+        assert not groups or left.wait(20) == -signal.SIGKILL
+    finally:
+        left.kill()
+        for _, group in groups:
+            cgroup._remove(group)
 
 
 def test_a_directory_of_somebody_else_is_refused(directory: Path) -> None:
