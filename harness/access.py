@@ -12,9 +12,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from harness.canary import Canaries
 from harness.errors import RefereeError
@@ -23,7 +25,11 @@ from harness.registry import Registration
 from harness.sandbox import Walls
 
 LISTENERS = 2
-ANSWER_SECONDS = 10.0  # a listener answers in well under a millisecond
+ANSWER_SECONDS = 10.0  # patience with a listener, which answers in well under a millisecond
+LOST_SECONDS = 1.0  # and with the others when one is lost
+LOOK_SECONDS = 0.1  # how often the listeners are looked at while something is opened
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -60,13 +66,17 @@ class AccessMonitor:
         self._events: list[Open] = []
         self._canaries: Canaries | None = None
         self._registration = registration
+        self._paths: dict[Identity, Path] = {}
+        self._fault: str | None = None  # the first; nothing is expected of the listeners after it
         self.names: dict[Identity, str] = {}
         try:
             for _ in range(LISTENERS):
                 self._start_listener()
             for number in range(LISTENERS):
                 self._wait_for(number, "listening")
-            self._canaries = Canaries([self._make_canary(number, scratch) for number in range(LISTENERS)])
+            self._canaries = Canaries(
+                [self._make_canary(number, scratch) for number in range(LISTENERS)], ANSWER_SECONDS
+            )
             self._canaries.start()
             self._canaries.prove()
         except BaseException:
@@ -102,16 +112,72 @@ class AccessMonitor:
 
     def check_alive(self) -> None:
         """Raise RefereeError if a listener has stopped denying, or answering."""
-        self._canaries.check()
+        try:
+            self._canaries.check()
+        except RefereeError as error:
+            raise self._broken(str(error)) from None
 
     def prove_alive(self) -> None:
         """Return when each listener has denied its canary since this call; raises RefereeError if one does not."""
-        self._canaries.prove()
+        try:
+            self._canaries.prove()
+        except RefereeError as error:
+            raise self._broken(str(error)) from None
+
+    def prove_gates(self) -> None:
+        """Return when each listener has been asked about each gated file once more, because the harness has opened it.
+
+        A mark vanishes without a word when its file system is unmounted (attack catalogue, X11). Raises RefereeError
+        that names the file whose gate is gone. No sandbox may be running: who else opens a file meanwhile is reported
+        as ever, but nobody looks.
+        """
+        began = time.monotonic()
+        self.watch(self._open_gated_files)
+        self.sync()
+        reported = self.events()
+        own = {event for event in reported if event.at >= began and event.pid == os.getpid() and event.allowed}
+        self._events = [event for event in reported if event not in own]
+        seen = {(event.listener, event.file) for event in own}
+        for file, path in self._paths.items():
+            for number in range(len(self._channels)):
+                if (number, file) not in seen:
+                    raise self._broken(
+                        f"the gate on {path} is gone: listener {number} was not asked about an open of it; "
+                        "was its file system mounted anew?"
+                    )
+
+    def watch(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns, which opens gated files and so would wait for ever for a listener that has stopped.
+
+        Raises RefereeError if one stops answering meanwhile; `work` then ends when the monitor is closed.
+        """
+        pool = ThreadPoolExecutor(1, "opens")
+        try:
+            running = pool.submit(work)
+            while not wait([running], LOOK_SECONDS).done:
+                self.check_alive()
+            return running.result()
+        finally:
+            pool.shutdown(wait=False)
+
+    def _open_gated_files(self) -> None:
+        for file, path in self._paths.items():
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError as error:
+                raise RefereeError(f"{path}, which is gated, cannot be opened any more: {error.strerror}") from None
+            try:
+                facts = os.fstat(descriptor)
+            finally:
+                os.close(descriptor)
+            if file != (facts.st_dev, facts.st_ino):
+                raise RefereeError(f"the gate on {path} is gone: another file has its place")
 
     def mark(self, path: Path, name: str) -> Identity:
         """Gate the file at `path`: from now on nobody opens it unasked. `name` stands for it in the evidence."""
         file = identity(path)
         self.names[file] = name
+        self._paths[file] = path.absolute()
         self._order({"order": "mark", "path": str(path.absolute()), "file": file})
         return file
 
@@ -161,21 +227,23 @@ class AccessMonitor:
             channel.close()
         for process in self._processes:
             try:
-                process.wait(ANSWER_SECONDS)
+                process.wait(LOST_SECONDS if self._fault else ANSWER_SECONDS)
             except subprocess.TimeoutExpired:  # it was stopped, and would leave opens waiting for ever
                 process.kill()
                 process.wait()
 
     def _order(self, order: dict, listeners: Sequence[int] | None = None) -> None:
         """Have the order carried out by `listeners` (default: all); returns when it is done."""
+        if self._fault:
+            raise RefereeError(self._fault)
         listeners = range(len(self._channels)) if listeners is None else listeners
         data = json.dumps(order).encode()
         for number in listeners:
             try:
                 self._channels[number].send(data)
             except OSError as error:
-                raise RefereeError(
-                    f"an access listener was lost ({error}); no statement about opens can be made"
+                raise self._broken(
+                    f"access listener {number} was lost ({error.strerror}); no statement about opens can be made"
                 ) from None
         for number in listeners:
             self._wait_for(number, "done")
@@ -184,7 +252,7 @@ class AccessMonitor:
         deadline = time.monotonic() + ANSWER_SECONDS
         while True:
             if not select.select([self._channels[number]], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise RefereeError(f"access listener {number} does not answer")
+                raise self._broken(f"access listener {number} does not answer")
             if self._receive(number) == event:
                 return
 
@@ -194,10 +262,10 @@ class AccessMonitor:
         except OSError:
             data = b""
         if not data:
-            raise RefereeError(f"access listener {number} was lost; no statement about opens can be made")
+            raise self._broken(f"access listener {number} was lost; no statement about opens can be made")
         message = json.loads(data)
         if message["event"] == "failed":
-            raise RefereeError(f"access listener {number}: {message['text']}")
+            raise self._broken(f"access listener {number}: {message['text']}")
         if message["event"] == "open":
             self._events.append(
                 Open(
@@ -211,3 +279,8 @@ class AccessMonitor:
                 )
             )
         return message["event"]
+
+    def _broken(self, text: str) -> RefereeError:
+        """The first fault, which is the cause of those after it."""
+        self._fault = self._fault or text
+        return RefereeError(self._fault)

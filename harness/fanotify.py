@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.policy import Identity
@@ -16,6 +15,7 @@ FAN_MARK_ADD = 0x01
 FAN_OPEN_PERM = 0x10000
 FAN_Q_OVERFLOW = 0x4000
 FAN_ALLOW, FAN_DENY = 1, 2
+FAN_EPIDFD = -2  # in place of a pidfd: it could not be made; -1: the process is gone
 AT_FDCWD = -100
 
 _METADATA = struct.Struct("=IBBHQii")  # event_len, vers, reserved, metadata_len, mask, fd, pid
@@ -23,12 +23,13 @@ _INFO_HEADER = struct.Struct("=BBH")  # info_type, pad, len
 _INFO_TYPE_PIDFD = 4
 _RESPONSE = struct.Struct("=iI")
 _libc = ctypes.CDLL(None, use_errno=True)
+READ_BYTES = 2048  # 64 requests with two descriptors each: within every limit on open files
 
 
 @dataclass(frozen=True)
 class OpenRequest:
-    """A process waits in open() for an answer. `pidfd` is -1 if the kernel could not make one; both descriptors are
-    ours to close.
+    """A process waits in open() for an answer. `pidfd` is negative if the kernel made none; both descriptors are ours
+    to close.
     """
 
     file: Identity
@@ -37,8 +38,35 @@ class OpenRequest:
     descriptor: int
 
 
-class QueueOverflow(Exception):
-    """The kernel dropped events, although the queue is unlimited; no statement about opens can be made any more."""
+class EventsLost(Exception):
+    """The kernel could not report an open, so that no statement about opens can be made any more."""
+
+
+def parse(data: bytes) -> tuple[list[OpenRequest], str | None]:
+    """What a read of a permission group returned: the requests in it, and what was lost beside them, if anything."""
+    requests: list[OpenRequest] = []
+    lost = None
+    offset = 0
+    while offset < len(data):
+        length, _, _, metadata_length, mask, descriptor, pid = _METADATA.unpack_from(data, offset)
+        pidfd = -1
+        where = offset + metadata_length
+        while where < offset + length:
+            kind, _, size = _INFO_HEADER.unpack_from(data, where)
+            if kind == _INFO_TYPE_PIDFD:
+                (pidfd,) = struct.unpack_from("=i", data, where + _INFO_HEADER.size)
+            where += size
+        if mask & FAN_Q_OVERFLOW:
+            lost = "the kernel's queue of opens overflowed"
+        elif descriptor < 0:
+            lost = f"the kernel reported an open by process {pid} without the file"
+        else:
+            facts = os.fstat(descriptor)
+            requests.append(OpenRequest(Identity(facts.st_dev, facts.st_ino), pid, pidfd, descriptor))
+            if pidfd == FAN_EPIDFD:
+                lost = f"the kernel could not tell which process {pid} is"
+        offset += length
+    return requests, lost
 
 
 class PermissionGroup:
@@ -71,24 +99,21 @@ class PermissionGroup:
         finally:
             os.close(descriptor)
 
-    def requests(self) -> Iterator[OpenRequest]:
-        """The requests that are waiting now, at least one (blocks). Each must be answered. Raises QueueOverflow."""
-        data = os.read(self._descriptor, 1 << 16)
-        offset = 0
-        while offset < len(data):
-            length, _, _, metadata_length, mask, descriptor, pid = _METADATA.unpack_from(data, offset)
-            if mask & FAN_Q_OVERFLOW:
-                raise QueueOverflow
-            pidfd = -1
-            where = offset + metadata_length
-            while where < offset + length:
-                kind, _, size = _INFO_HEADER.unpack_from(data, where)
-                if kind == _INFO_TYPE_PIDFD:
-                    (pidfd,) = struct.unpack_from("=i", data, where + _INFO_HEADER.size)
-                where += size
-            facts = os.fstat(descriptor)
-            yield OpenRequest(Identity(facts.st_dev, facts.st_ino), pid, pidfd, descriptor)
-            offset += length
+    def requests(self) -> list[OpenRequest]:
+        """The requests that are waiting now, some of them, at least one (blocks). Each must be answered.
+
+        Raises EventsLost if the kernel could not report an open; the open is denied, and so are those reported with it.
+        """
+        try:
+            data = os.read(self._descriptor, READ_BYTES)
+        except OSError as error:  # no descriptor for the file was to be had; the kernel has denied the open
+            raise EventsLost(f"the kernel could not report an open: {error.strerror}") from None
+        requests, lost = parse(data)
+        if lost:
+            for request in requests:
+                self.answer(request, False)
+            raise EventsLost(lost)
+        return requests
 
     def answer(self, request: OpenRequest, allowed: bool) -> None:
         """Let the waiting open go on or fail with EPERM, and close the request's descriptors."""

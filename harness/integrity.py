@@ -9,7 +9,6 @@ out (stores through a mapping that was writable before, a write in the same tick
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -135,15 +134,11 @@ def in_use(seals: Iterable[Seal], patience_seconds: float = LEASE_PATIENCE_SECON
 
     The kernel (5.4 or newer) grants a write lease only to who alone has the file open, through whatever mount, overlay
     or container. The lease is returned at once; whoever opens the file in between (microseconds) waits, or with
-    O_NONBLOCK gets EAGAIN. Opens every file, so a gate on it asks.
+    O_NONBLOCK gets EAGAIN. Opens every file once, so a gate on it asks; who looks in the same way at the same time is
+    a holder.
     Raises RefereeError if a file cannot be opened or its file system has no leases."""
     deadline = time.monotonic() + patience_seconds
-    used = [seal.path for seal in seals]
-    while used := [path for path in used if not _leased(path)]:
-        if time.monotonic() > deadline:
-            return used
-        time.sleep(0.01)
-    return []
+    return [seal.path for seal in seals if not _leased(seal.path, deadline)]
 
 
 def filesystem_fault(path: Path) -> str | None:
@@ -235,8 +230,10 @@ def _command(process: str) -> str:
         return ""
 
 
-def _leased(path: Path) -> bool:
-    """Whether the kernel grants a write lease on the file, that is, nobody else has it open."""
+def _leased(path: Path, deadline: float) -> bool:
+    """Whether the kernel grants a write lease on the file until `deadline` (monotonic), that is, nobody else has it
+    open.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -244,14 +241,19 @@ def _leased(path: Path) -> bool:
     try:
         # Who opens the file now makes the kernel signal us; SIGIO would end the harness, SIGURG does nothing.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        while True:
+            try:
+                fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.005)
+            else:
+                return True
     except OSError as error:
-        if error.errno == errno.EAGAIN:
-            return False
         raise RefereeError(f"cannot find out whether anybody has {path} open: {error.strerror}") from None
     finally:
         os.close(descriptor)  # and with it the lease
-    return True
 
 
 def _filesystem(path: Path) -> tuple[str, str]:

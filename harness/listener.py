@@ -20,7 +20,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from harness.fanotify import OpenRequest, PermissionGroup, QueueOverflow
+from harness.fanotify import EventsLost, OpenRequest, PermissionGroup
 from harness.policy import Grant, Identity, Opener, Rights, decide
 from harness.processes import pid_namespace
 from harness.registry import other_runs
@@ -51,6 +51,7 @@ class Listener:
         self.canaries: set[Identity] = set()  # denied to everybody, the harness included
         self.sandboxes: dict[int, int] = {}  # pid namespace -> process id of its init
         self.orphaned_at: float | None = None
+        self.failed = False  # from then on every open is denied
         # Reports wait here when the harness is slow to read them, so that answering the kernel never waits for the
         # harness, which may itself be waiting in an open() of its own.
         self.reports: deque[bytes] = deque()
@@ -64,8 +65,7 @@ class Listener:
                 poll.register(self.control.fileno(), select.POLLIN | (select.POLLOUT if self.reports else 0))
             for descriptor, ready in poll.poll(None if self.orphaned_at is None else 100):
                 if descriptor == self.group.fileno():
-                    for request in self.group.requests():
-                        self.handle(request)
+                    self.answer()
                 elif ready & select.POLLOUT:
                     self.flush()
                 elif not self.obey():
@@ -73,10 +73,26 @@ class Listener:
                     self.orphaned_at = time.monotonic()
                     self.rights = Rights(0)
 
-    def handle(self, request: OpenRequest) -> None:
-        if request.file in self.canaries:
-            self.group.answer(request, False)
+    def answer(self) -> None:
+        """Answer what is waiting. Whatever goes wrong, nobody is let through and nobody is left waiting."""
+        try:
+            requests = self.group.requests()
+        except EventsLost as error:
+            self.fail(str(error))
             return
+        for request in requests:
+            allowed = False
+            try:
+                allowed = not self.failed and self.decide(request)
+            except Exception as error:
+                self.fail(f"{type(error).__name__}: {error}")
+            finally:
+                self.group.answer(request, allowed)
+
+    def decide(self, request: OpenRequest) -> bool:
+        """Decide about an open and report it."""
+        if request.file in self.canaries:
+            return False
         namespace = pid_namespace_of(request)
         decision = decide(request.file, request.pid, namespace, self.rights)
         if decision.opener is Opener.OUTSIDER:  # read the registry only for those whom this run does not know
@@ -95,7 +111,15 @@ class Listener:
                 "label": decision.label,
             }
         )
-        self.group.answer(request, decision.allowed)
+        return decision.allowed
+
+    def fail(self, text: str) -> None:
+        """Tell the harness that this listener can be relied on no longer, and deny until the harness has drawn the
+        consequences.
+        """
+        if not self.failed:
+            self.failed = True
+            self.tell({"event": "failed", "text": text})
 
     def obey(self) -> bool:
         """Carry out one order of the harness; False when the harness is gone."""
@@ -105,7 +129,13 @@ class Listener:
             data = b""
         if not data:
             return False
-        order = json.loads(data)
+        try:
+            self.carry_out(json.loads(data))
+        except OSError as error:
+            self.fail(str(error))
+        return True
+
+    def carry_out(self, order: dict) -> None:
         if order["order"] == "mark":
             self.group.mark(order["path"], Identity(*order["file"]))
         elif order["order"] == "canary":
@@ -121,7 +151,6 @@ class Listener:
             self.rights = Rights(self.rights.harness_pid, kept)
             self.sandboxes.pop(order["pid_namespace"], None)
         self.tell({"event": "done", "order": order["order"]})
-        return True
 
     def must_stay(self) -> bool:
         """Whether a sandbox of the dead harness still has processes."""
@@ -152,7 +181,7 @@ def main() -> None:
     os.set_inheritable(descriptor, False)
     try:
         Listener(control, harness_pid, registry).run()
-    except (OSError, QueueOverflow) as error:
+    except OSError as error:
         control.send(json.dumps({"event": "failed", "text": f"{type(error).__name__}: {error}"}).encode())
         raise SystemExit(1) from None
 

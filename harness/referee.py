@@ -7,18 +7,21 @@ Start reading at `run_record`. What a phase may see is in `phases.py`; where its
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import json
 import os
 import secrets
 import socket
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -44,7 +47,7 @@ from harness.evidence.record import (
     judge,
 )
 from harness.gpus import device_nodes
-from harness.integrity import copies, filesystem_fault, holders, recheck, rehash, snapshot
+from harness.integrity import Holder, copies, filesystem_fault, holders, in_use, recheck, rehash, snapshot
 from harness.outputs import remove_tree
 from harness.phases import (
     ARTIFACT,
@@ -57,8 +60,9 @@ from harness.phases import (
     quantize_phase,
     train_phase,
 )
+from harness.policy import Grant, Identity
 from harness.processes import become_undumpable, pid_namespace
-from harness.registry import Registration, other_runs, reap
+from harness.registry import Registration, Use, other_runs, reap
 from harness.rules import LoadedRules, Rules
 from harness.sandbox import Limits, Mount, Sandbox, SandboxSpec
 from harness.sandbox.bubblewrap import system_mounts
@@ -73,6 +77,11 @@ RECORD = "record.json"
 LEDGER = "ledger.jsonl"
 NATS = "nats.f32.gz"
 OTHER_TEXT_TOKENS = 10_000_000  # of the first train shard, for probes
+RESERVE = "reserve"  # room that is given back for the last line of the ledger and the record
+RESERVE_BYTES = 1 << 20
+HOLDER_PATIENCE_SECONDS = 1.0
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,15 +130,17 @@ class Dataset:
 def run_record(request: RunRequest, observer: Observer) -> tuple[Record, Path]:
     """Run every seed and write the run directory; returns the record and the directory.
 
-    Raises InputError, with nothing left behind, if rules, submission and data do not fit together. From then on
-    whatever happens ends in a record: a fault of the harness, or Ctrl-C, in one whose verdict is ERROR."""
+    Raises InputError, with nothing left behind, if rules, submission and data do not fit together, EnvironmentMissing
+    if this run or one that is under way wants the machine to itself. From then on whatever happens ends in a record: a
+    fault of the harness, or Ctrl-C, in one whose verdict is ERROR."""
     started = datetime.now(UTC)
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     # Before the first look at a shard: another run may be asking who opens it.
     become_undumpable()
     for text in reap():
         observer.note(text)
-    with Registration(run_id) as registration:
+    use = Use.EXCLUSIVE if request.rules.rules.hardware.exclusive else Use.SHARED
+    with Registration(run_id, use=use) as registration:
         dataset = load_dataset(request.data, request.rules.rules, observer)
         directory, contestant = _make_run_directory(request, run_id)
         run = _Run(request, dataset, contestant, directory, run_id, registration, observer)
@@ -149,7 +160,10 @@ def _make_run_directory(request: RunRequest, run_id: str) -> tuple[Path, Contest
     try:
         directory.mkdir(parents=True)
         (directory / INCOMPLETE).write_text("This run has not ended, or was cut off: it has no verdict.\n")
+        with (directory / RESERVE).open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
     except OSError as error:
+        remove_tree(directory)
         raise InputError(f"cannot make the run directory {directory}: {error.strerror}; choose another --out") from None
     try:
         return directory, load_contestant(request.submission, request.rules.rules.name, directory / "submission")
@@ -236,7 +250,7 @@ class _Run:
             self._prepare()
             for seed in self.request.seeds:
                 _SeedRun(self, seed).go()
-            rehash(self.seals, [facts.sha256 for facts in self.dataset.shards])
+            self.opening(lambda: rehash(self.seals, [facts.sha256 for facts in self.dataset.shards]))
             self._judge_as_a_whole()
         except Violation as violation:
             self.violation(violation)
@@ -246,15 +260,23 @@ class _Run:
         except RefereeError as error:
             self._referee_error("referee_error", str(error))
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                what = error.filename or f"a file in {self.directory}"
+                self._referee_error("referee_error", f"no room was left for {what}")
+                return
             self._referee_error("unexpected", f"{type(error).__name__}: {error} (see harness-error.txt)")
             with contextlib.suppress(OSError):
                 (self.directory / "harness-error.txt").write_text(traceback.format_exc())
 
     def finish(self, started: datetime) -> Record:
-        """Remove marks and scratch, write record.json, and only then take the INCOMPLETE sign away."""
+        """Remove marks and scratch, write record.json, and only then take the INCOMPLETE sign away.
+
+        Raises RefereeError if record.json cannot be written.
+        """
         if self.monitor:
             self.monitor.close()
         remove_tree(self.scratch)
+        (self.directory / RESERVE).unlink(missing_ok=True)
         finished = [seed.seed for seed in self.seeds if seed.val_bpb is not None]
         if not self.reasons and finished != list(self.request.seeds):
             self._referee_error("incomplete", "not every seed was scored, and no rule was seen broken")
@@ -274,12 +296,17 @@ class _Run:
             rules=NamedHash(name=self.rules.name, sha256=self.request.rules.sha256),
             submission=SubmissionEntry(name=self.contestant.name, tree_sha256=self.contestant.tree_sha256),
             data=DataEntry(manifest_sha256=self.dataset.manifest.sha256),
-            environment=dict(self.request.environment),
+            environment={**self.request.environment, "other_runs_seen": len(self.registration.seen)},
             seeds=tuple(self.seeds),
             significance=self.significance,
             ledger_head=self.ledger.head,
         )
-        write_atomically(self.directory / RECORD, (record.model_dump_json(indent=2) + "\n").encode())
+        try:
+            write_atomically(self.directory / RECORD, (record.model_dump_json(indent=2) + "\n").encode())
+        except OSError as error:
+            raise RefereeError(
+                f"{self.directory / RECORD} cannot be written: {error.strerror}; this run has no verdict"
+            ) from None
         (self.directory / INCOMPLETE).unlink()
         return record
 
@@ -318,10 +345,16 @@ class _Run:
                 self.monitor.mark(facts.path.absolute(), facts.path.name)
             for kind, path in self.decoys.items():
                 self.monitor.mark(path, f"decoy of a {kind} file")
+            self.monitor.prove_gates()
         # Looking through all that a sandbox sees takes a second or two, which the first phase's preparation can have.
         visible = [mount.source for mount in system_mounts()[0]]
         self.copies = ThreadPoolExecutor(1, "copies").submit(copies, visible, self.dataset.shards)
         self.check_data()
+        self.check_that_nobody_holds_a_shard()
+
+    def opening(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns, which opens gated files."""
+        return self.monitor.watch(work) if self.monitor else work()
 
     def check_for_copies(self) -> None:
         """Wait for the search to end; raise RefereeError if a file that every sandbox sees holds what a shard holds."""
@@ -330,19 +363,55 @@ class _Run:
 
     def check_data(self) -> None:
         """What the monitor cannot see: raise RefereeError if a shard was changed, or if a process that had it open or
-        mapped before it was gated still has. Other runs and their sandboxes do not count.
+        mapped before it was gated still has. Other runs and their sandboxes do not count, but must not be beside a run
+        that should be alone.
         """
         recheck(self.seals)
+        self.registration.look_around()
         if self.monitor is None:
             return
-        others, harness_pids = other_runs(self.registration.directory, os.getpid())
-        namespaces = {grant.pid_namespace for grant in others}
-        for holder in holders([seal.identity for seal in self.seals], {os.getpid(), *harness_pids}):
-            if pid_namespace(holder.pid) not in namespaces:
-                name = self.monitor.names[holder.file]
-                raise RefereeError(
-                    f"process {holder.pid} ({holder.command}) has {name} {holder.how}; end it, and run again"
-                )
+        for holder in self._lasting_holders():
+            name = self.monitor.names[holder.file]
+            raise RefereeError(
+                f"process {holder.pid} ({holder.command}) has {name} {holder.how}; end it, and run again"
+            )
+
+    def _lasting_holders(self) -> list[Holder]:
+        """Who holds a shard every time that is looked. Not a run that has just registered, nor a listener, which has
+        open for an instant what it is asked about.
+        """
+        deadline = time.monotonic() + HOLDER_PATIENCE_SECONDS
+        lasting: set[tuple[int, Identity, str]] | None = None
+        while True:
+            others, harness_pids = self._other_runs()
+            namespaces = {grant.pid_namespace for grant in others}
+            found = [
+                holder
+                for holder in holders([seal.identity for seal in self.seals], {os.getpid(), *harness_pids})
+                if lasting is None or (holder.pid, holder.file, holder.how) in lasting
+                if pid_namespace(holder.pid) not in namespaces
+            ]
+            if not found or time.monotonic() > deadline:
+                return found
+            lasting = {(holder.pid, holder.file, holder.how) for holder in found}
+            time.sleep(0.02)
+
+    def check_that_nobody_holds_a_shard(self) -> None:
+        """Raise RefereeError if something has a shard open that /proc does not show, such as a descriptor on its way
+        between two processes. Only when no other run is there, which may be hashing the same shards.
+        """
+        if self.monitor is None or filesystem_fault(self.seals[0].path) or any(self._other_runs()):
+            return
+        held = self.opening(lambda: in_use(self.seals))
+        if held and not any(self._other_runs()):  # one that has started meanwhile is an innocent holder, too
+            self.check_data()  # whoever has opened it since then has a name
+            raise RefereeError(
+                f"something has {held[0].name} open that /proc does not show: a thread, a loop device, a descriptor "
+                "on its way between two processes; end it, and run again"
+            )
+
+    def _other_runs(self) -> tuple[tuple[Grant, ...], frozenset[int]]:
+        return other_runs(self.registration.directory, os.getpid())
 
     def _make_decoy(self, kind: str) -> Path:
         path = self.scratch / f"decoy-{kind}"
@@ -440,7 +509,8 @@ class _SeedRun:
         self._seal(self.directory / CALIBRATION, CALIBRATION)
         try:
             if received[CALIBRATION].bytes:  # empty: nothing was used to calibrate
-                read_shard(self.directory / CALIBRATION, vocab_size=self.rules.data.vocab_size)
+                path = self.directory / CALIBRATION
+                self.run.opening(lambda: read_shard(path, vocab_size=self.rules.data.vocab_size))
         except InputError as error:
             raise Violation(Reason.CALIBRATION_INVALID, str(error)) from None
         total = received[ARTIFACT].bytes + self.contestant.code_bytes

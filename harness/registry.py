@@ -12,10 +12,12 @@ import select
 import signal
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import EnvironmentMissing
+from harness.errors import EnvironmentMissing, RefereeError
 from harness.outputs import remove_tree
 from harness.policy import Grant, Identity
 from harness.processes import is_running, start_time
@@ -27,6 +29,24 @@ if TYPE_CHECKING:
 KILL_SECONDS = 20.0
 
 
+class Use(StrEnum):
+    """What who registers does on the machine."""
+
+    VISIT = "visit"  # no run: a self-check, a look at data
+    SHARED = "shared"  # a run beside others
+    EXCLUSIVE = "exclusive"  # a run that no other may run beside
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Somebody else who is registered, and alive."""
+
+    name: str
+    harness_pid: int
+    use: Use
+    grants: tuple[Grant, ...]
+
+
 def default_directory() -> Path:
     """Where the runs of this user on this machine register."""
     uid = os.geteuid()
@@ -36,10 +56,12 @@ def default_directory() -> Path:
 class Registration:
     """This run's entry: made before it opens a shard, replaced atomically on every change, removed at the end.
 
-    Raises EnvironmentMissing if the directory is not this user's alone.
+    `seen`: the names of the other runs that were there at the same time, as far as was looked.
+    Raises EnvironmentMissing if the directory is not this user's alone, or if this run or one that is under way wants
+    the machine to itself.
     """
 
-    def __init__(self, run_id: str, directory: Path | None = None) -> None:
+    def __init__(self, run_id: str, directory: Path | None = None, use: Use = Use.VISIT) -> None:
         self.directory = directory or default_directory()
         self.directory.mkdir(mode=0o700, exist_ok=True)
         facts = self.directory.lstat()
@@ -49,7 +71,38 @@ class Registration:
         self._grants: list[Grant] = []
         self._sandboxes: list[Walls] = []
         self._scratch: Path | None = None
+        self._use = use
+        self.seen: set[str] = set()
+        self._refuse()  # before anybody can see the entry of a run that will not be
         self._write()
+        try:
+            self._refuse()  # who registered in between sees this entry, or is seen here
+        except EnvironmentMissing:
+            self.close()
+            raise
+
+    def _refuse(self) -> None:
+        if text := self._conflict():
+            raise EnvironmentMissing(f"{text}; wait for its end")
+
+    def look_around(self) -> None:
+        """Remember which other runs there are. Raises RefereeError if one of them, or this one, should be alone."""
+        if text := self._conflict():
+            raise RefereeError(f"{text}, and it was there during this run")
+
+    def _conflict(self) -> str | None:
+        if self._use is Use.VISIT:
+            return None
+        runs = [other for other in neighbours(self.directory, os.getpid()) if other.use is not Use.VISIT]
+        self.seen.update(other.name for other in runs)
+        for other in runs:
+            if Use.EXCLUSIVE in (self._use, other.use):
+                who = "this run" if self._use is Use.EXCLUSIVE else "that run"
+                return (
+                    f"another run is under way, {other.name} (process {other.harness_pid}), and {who} wants the "
+                    "machine to itself"
+                )
+        return None
 
     def add_grant(self, grant: Grant) -> None:
         self._grants.append(grant)
@@ -84,6 +137,7 @@ class Registration:
         entry = {
             "harness_pid": pid,
             "start_time": start_time(pid),
+            "use": self._use,
             "grants": [[grant.pid_namespace, grant.label, sorted(grant.files)] for grant in self._grants],
             "sandboxes": [
                 [walls.init_pid, start_time(walls.init_pid), walls.pid_namespace] for walls in self._sandboxes
@@ -106,16 +160,25 @@ def _entries(directory: Path) -> Iterator[tuple[Path, dict]]:
 
 def other_runs(directory: Path, own_harness_pid: int) -> tuple[tuple[Grant, ...], frozenset[int]]:
     """Grants and harness processes of the other live runs. Entries of dead processes count for nothing."""
-    grants: list[Grant] = []
-    harness_pids: set[int] = set()
-    for _, entry in _entries(directory):
+    others = neighbours(directory, own_harness_pid)
+    grants = tuple(grant for other in others for grant in other.grants)
+    return grants, frozenset(other.harness_pid for other in others)
+
+
+def neighbours(directory: Path, own_harness_pid: int) -> list[Neighbour]:
+    """Everybody else who is registered there and alive."""
+    found = []
+    for path, entry in _entries(directory):
         pid = entry["harness_pid"]
         if pid == own_harness_pid or not is_running(pid, entry["start_time"]):
             continue
-        harness_pids.add(pid)
-        for pid_namespace, label, files in entry["grants"]:
-            grants.append(Grant(pid_namespace, label, frozenset(Identity(*file) for file in files)))
-    return tuple(grants), frozenset(harness_pids)
+        grants = tuple(
+            Grant(pid_namespace, label, frozenset(Identity(*file) for file in files))
+            for pid_namespace, label, files in entry["grants"]
+        )
+        # An entry without it is that of a harness from before there was a choice.
+        found.append(Neighbour(path.stem, pid, Use(entry.get("use", Use.SHARED)), grants))
+    return found
 
 
 def reap(directory: Path | None = None) -> list[str]:

@@ -67,6 +67,7 @@ class SandboxLimits(Table):
 class Hardware(Table):
     gpus: Count
     gpu_name: str
+    exclusive: bool
 
 
 class Data(Table):

@@ -6,6 +6,7 @@ in the harness's main thread and does nothing that waits."""
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import threading
@@ -27,6 +28,7 @@ from harness.sandbox import Confinement, RunningSandbox, Sandbox, SandboxSpec
 from harness.scoring.scorer import ProbeScorer, Score, Scorer
 
 TICK_SECONDS = 0.2  # progress is shown at least this often
+LOOK_SECONDS = 1.0  # other runs on the machine are looked for at least this often
 GOODBYE_SECONDS = 1.0  # a server whose connection broke may still tell, by its exit code, that it crashed
 
 
@@ -83,12 +85,14 @@ class Log:
         return self.bytes > self._most
 
     def pump(self, descriptor: int) -> bool:
-        """Take what is there without waiting; False at the end of the stream."""
+        """Take what is there without waiting; False at the end of the stream. Raises OSError if the disk is full."""
         while select.select([descriptor], [], [], 0)[0]:
             data = os.read(descriptor, 1 << 16)
             if not data:
                 return False
-            self._file.write(data[: max(0, self._most - self.bytes)])
+            kept = data[: max(0, self._most - self.bytes)]
+            if self._file.write(kept) != len(kept):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
             self.bytes += len(data)
             *lines, rest = (self._line + data).split(b"\n")
             self._line = rest[-1000:]
@@ -148,6 +152,7 @@ class Supervisor:
         self.exit_code: int | None = None
         self.kill_at: float | None = None
         self.killed = False
+        self.look_at = 0.0
         self.network_attempts = 0
         self.page_cache_dropped = False
         self.confinement: Confinement | None = None
@@ -165,10 +170,12 @@ class Supervisor:
             registered = True
             if self.monitor:
                 self.monitor.prove_alive()
+                self.monitor.prove_gates()
                 self.monitor.grant(self.label, running.walls, self.gate)
             self._watch(running)
             if self.monitor:
                 self.monitor.prove_alive()
+                self.monitor.prove_gates()
             self._check_at_the_end(running.network_attempts())
             if not self.violations:
                 try:
@@ -237,7 +244,12 @@ class Supervisor:
         self._take_scorer_result(running, at_end=True)
 
     def _check_trusted_parts(self, running: RunningSandbox) -> None:
-        """Raise RefereeError if the listeners do not answer, or the command is not confined as it was meant to be."""
+        """Raise RefereeError if the listeners do not answer, the command is not confined as it was meant to be, or
+        another run is beside one that should be alone.
+        """
+        if time.monotonic() >= self.look_at:
+            self.look_at = time.monotonic() + LOOK_SECONDS
+            self.registration.look_around()
         if self.monitor:
             self.monitor.check_alive()
         if self.confinement is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,3 +125,46 @@ class Referee:
             "environment": {},
         }
         return run_record(RunRequest(**{**request, **changes}), observer)
+
+
+class Disk:
+    """A small ext4 file system in an image on a loop device, mounted on `folder`. Needs root; for a `with` block."""
+
+    def __init__(self, image: Path, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        with image.open("wb") as file:
+            file.truncate(16 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+        made = subprocess.run(["losetup", "--find", "--show", str(image)], check=True, capture_output=True, text=True)
+        self.device = made.stdout.strip()
+
+    def __enter__(self) -> Disk:
+        self.mount()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        subprocess.run(["umount", "--quiet", "--lazy", str(self.folder)], check=False)
+        subprocess.run(["losetup", "--detach", self.device], check=True)
+
+    def mount(self) -> None:
+        subprocess.run(["mount", self.device, str(self.folder)], check=True)
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", str(self.folder)], check=True)
+
+    def mount_anew(self) -> None:
+        """Unmount and mount again: the same files under the same names, device and inode numbers.
+
+        Waits for sandboxes of other tests, which hold a copy of the mount if they were started while it was there."""
+        self.unmount()
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                os.close(os.open(self.device, os.O_RDONLY | os.O_EXCL))
+            except OSError:
+                assert time.monotonic() < deadline, f"{self.device} is still mounted somewhere"
+                time.sleep(0.05)
+            else:
+                break
+        self.mount()

@@ -110,6 +110,50 @@ def test_pure_modules_touch_neither_files_nor_processes_nor_time(module: str) ->
     assert {top(name) for name in imports(OURS[module])} & forbidden == set()
 
 
+WALL_CLOCK = {
+    "time": {"time", "time_ns", "gmtime", "localtime", "ctime", "strftime", "clock_gettime", "clock_gettime_ns"},
+    "datetime": {"now", "utcnow", "today"},
+    "date": {"today"},
+}
+
+
+def wall_clock_reads(path: Path) -> list[str]:
+    """Every place in the file where the time of day is asked for, or could be under another name."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            owner = node.value.id if isinstance(node.value, ast.Name) else getattr(node.value, "attr", "")
+            found += [f"{owner}.{node.attr}"] if node.attr in WALL_CLOCK.get(owner, ()) else []
+        elif isinstance(node, ast.ImportFrom) and node.module == "time":
+            found += [f"from time import {alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [f"time as {alias.asname}" for alias in node.names if alias.name == "time" and alias.asname]
+    return sorted(found)
+
+
+def test_the_time_of_day_is_written_down_and_nothing_else() -> None:
+    """Attack C08: it can be set. Durations and deadlines are monotonic; these are the stamps of ledger and record."""
+    found = {module: wall_clock_reads(path) for module, path in sources("harness").items()}
+    assert {module: reads for module, reads in found.items() if reads} == {
+        "harness.evidence.ledger": ["datetime.now"],  # "utc" of a line
+        "harness.referee": ["datetime.now", "datetime.now"],  # started_utc and the run's name, finished_utc
+    }
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import time\ntime.time()",
+        "from time import time",
+        "import time as t",
+        "import datetime\ndatetime.datetime.now()",
+    ],
+)
+def test_reading_the_time_of_day_is_recognised(code: str, tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text(code)
+    assert wall_clock_reads(tmp_path / "module.py")
+
+
 def test_a_listener_starts_without_anything_heavy() -> None:
     """It answers for the whole machine, so it is up in milliseconds and holds as little code as can be."""
     code = "import sys, harness.listener; print(*sorted({name.partition('.')[0] for name in sys.modules}))"

@@ -7,7 +7,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -17,11 +20,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import TESTS
+from support import TESTS, Disk
 
 from harness.access import AccessMonitor, Open, identity
 from harness.errors import RefereeError
-from harness.fanotify import PermissionGroup
+from harness.fanotify import (
+    FAN_ALLOW,
+    FAN_DENY,
+    FAN_EPIDFD,
+    FAN_OPEN_PERM,
+    FAN_Q_OVERFLOW,
+    EventsLost,
+    PermissionGroup,
+)
+from harness.listener import Listener
 from harness.policy import Grant, Identity, Opener
 from harness.processes import start_time
 from harness.registry import Registration
@@ -233,6 +245,173 @@ def test_events_notice_a_lost_listener_without_an_order(monitor) -> None:
     monitor._processes[1].wait(PATIENCE)
     with pytest.raises(RefereeError, match="lost"):
         monitor.events()
+
+
+# --- when the kernel cannot report an open
+
+
+def event(mask: int = FAN_OPEN_PERM, descriptor: int = -1, pid: int = 1, pidfd: int = -1) -> bytes:
+    """An event as the kernel writes it (fanotify(7)): metadata, then an information record with a pidfd."""
+    record = struct.pack("=BBHi", 4, 0, 8, pidfd)
+    return struct.pack("=IBBHQii", 24 + len(record), 3, 0, 24, mask, descriptor, pid) + record
+
+
+def own_open(path: Path) -> bytes:
+    return event(descriptor=os.open(path, os.O_RDONLY), pid=os.getpid(), pidfd=os.pidfd_open(os.getpid()))
+
+
+class Kernel:
+    """Stands in for the kernel's end of a permission group: writes events, reads answers."""
+
+    def __init__(self) -> None:
+        self.end, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.group = PermissionGroup()
+        os.dup2(self.theirs.fileno(), self.group.fileno())
+        self.end.settimeout(PATIENCE)
+
+    def answer(self) -> tuple[int, int]:
+        """Descriptor and FAN_ALLOW or FAN_DENY."""
+        return struct.unpack("=iI", self.end.recv(8))
+
+
+LOST = {
+    "queue of opens overflowed": event(mask=FAN_Q_OVERFLOW),
+    "process 77 without the file": event(pid=77),
+}
+
+
+@pytest.mark.parametrize("text", LOST)
+@pytest.mark.parametrize("first", [True, False])
+def test_an_event_that_was_lost_denies_those_beside_it(secret: Path, text: str, first: bool) -> None:
+    kernel = Kernel()
+    descriptor = os.open(secret, os.O_RDONLY)
+    parts = [LOST[text], event(descriptor=descriptor)]
+    kernel.end.send(b"".join(parts if first else reversed(parts)))
+    with pytest.raises(EventsLost, match=text):
+        kernel.group.requests()
+    assert kernel.answer() == (descriptor, FAN_DENY)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    kernel.group.close()
+
+
+def test_an_opener_that_the_kernel_cannot_name_is_denied_and_told(secret: Path) -> None:
+    kernel = Kernel()
+    descriptor = os.open(secret, os.O_RDONLY)
+    kernel.end.send(event(descriptor=descriptor, pid=77, pidfd=FAN_EPIDFD))
+    with pytest.raises(EventsLost, match="which process 77 is"):
+        kernel.group.requests()
+    assert kernel.answer() == (descriptor, FAN_DENY)
+    kernel.group.close()
+
+
+@pytest.mark.parametrize("text", LOST)
+def test_a_lost_event_ends_at_the_harness_and_the_listener_denies_from_then_on(
+    monitor, registration, secret: Path, text: str
+) -> None:
+    """Attack X15. The events are made up, because an unlimited queue does not overflow."""
+    kernel = Kernel()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener = Listener(theirs, os.getpid(), registration.directory)
+    listener.group = kernel.group
+    running = threading.Thread(target=listener.run)
+    running.start()
+    real, monitor._channels[0] = monitor._channels[0], ours
+    try:
+        kernel.end.send(own_open(secret))
+        assert kernel.answer()[1] == FAN_ALLOW
+        kernel.end.send(LOST[text])
+        kernel.end.send(own_open(secret))
+        assert kernel.answer()[1] == FAN_DENY
+        with pytest.raises(RefereeError, match=f"access listener 0: .*{text}"):
+            monitor.events()
+        with pytest.raises(RefereeError, match=text):
+            monitor.sync()
+    finally:
+        monitor._channels[0] = real
+        ours.close()
+        running.join(PATIENCE)
+    assert not running.is_alive()
+
+
+def test_more_opens_at_once_than_a_listener_has_descriptors(monitor, secret: Path) -> None:
+    """Attack D17: it takes some at a time, so many processes cannot exhaust it."""
+    monitor.mark(secret, "shard")
+    for process in monitor._processes:
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (200, 200))
+        process.send_signal(signal.SIGSTOP)
+    openers = [
+        subprocess.Popen(["cat", str(secret)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(150)
+    ]
+    for opener in openers:
+        wchan = Path(f"/proc/{opener.pid}/wchan")
+        wait_until(lambda wchan=wchan: "fanotify" in wchan.read_text(), "every open waits")
+    for process in monitor._processes:
+        process.send_signal(signal.SIGCONT)
+    assert {opener.wait(PATIENCE) for opener in openers} == {1}
+    assert {event.pid for event in reports(monitor)} == {opener.pid for opener in openers}
+
+
+# --- when a mark is lost
+
+
+def test_proving_the_gates_takes_no_report_away_and_adds_none(monitor, secret: Path) -> None:
+    file = monitor.mark(secret, "shard")
+    monitor.prove_gates()
+    assert reports(monitor) == []
+    assert outsider("cat", secret) is None
+    monitor.prove_gates()
+    found = reports(monitor)
+    assert found
+    assert {(event.file, event.opener) for event in found} == {(file, Opener.OUTSIDER)}
+
+
+def test_a_file_system_that_was_mounted_anew_has_lost_its_gates(monitor, tmp_path) -> None:
+    """Attack X11: device, inode, name and content are as before, and nobody is asked any more."""
+    with Disk(tmp_path / "image", tmp_path / "disk") as disk:
+        shard = disk.folder / "shard.bin"
+        shard.write_text("secret")
+        file = monitor.mark(shard, "shard")
+        monitor.prove_gates()
+        disk.mount_anew()
+        assert identity(shard) == file
+        assert outsider("cat", shard) == "secret", "the mark is gone"
+        monitor.prove_alive()
+        with pytest.raises(RefereeError, match=f"the gate on {shard} is gone"):
+            monitor.prove_gates()
+
+
+@pytest.mark.parametrize("listener", [0, 1])
+def test_a_gate_that_one_listener_has_lost_is_gone(monitor, secret: Path, listener: int) -> None:
+    monitor.mark(secret, "shard")
+    monitor.prove_gates()
+    other = secret.with_name("other.bin")
+    other.write_text("other")
+    monitor._paths[identity(other)] = other
+    monitor._order({"order": "mark", "path": str(other), "file": identity(other)}, [listener])
+    with pytest.raises(RefereeError, match=f"the gate on {other} is gone: listener {1 - listener}"):
+        monitor.prove_gates()
+
+
+@pytest.mark.parametrize("fault", ["removed", "exchanged"])
+def test_a_gated_file_that_is_not_there_any_more_cannot_be_proved(monitor, secret: Path, fault: str) -> None:
+    monitor.mark(secret, "shard")
+    secret.rename(secret.with_name("old"))
+    if fault == "exchanged":
+        secret.write_text("another inode")
+    with pytest.raises(RefereeError, match=str(secret)):
+        monitor.prove_gates()
+
+
+def test_proving_the_gates_does_not_wait_for_ever(monitor, secret: Path, monkeypatch) -> None:
+    """The proof is an open itself, and would wait for a listener that stops in between."""
+    monkeypatch.setattr(monitor._canaries, "_patience", 1.0)
+    monitor.mark(secret, "shard")
+    monitor._processes[1].send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(RefereeError, match="access listener 1 does not answer"):
+        monitor.prove_gates()
+    assert time.monotonic() - began < 8
 
 
 # --- sandboxes

@@ -98,6 +98,32 @@ def test_a_last_line_without_its_end_is_no_line(written) -> None:
         read_ledger(path)
 
 
+def test_each_way_of_rewriting_it_is_told(written, tmp_path) -> None:
+    """Attack F08: a byte flipped, the end cut off, an older copy put back, another ledger put in its place."""
+    path, head = written
+    assert read_ledger(path, head)[1] == head
+    lines = path.read_bytes().splitlines(keepends=True)
+    flipped = lines[2].replace(b'"number":2', b'"number":3')
+    other = Ledger(tmp_path / "other.jsonl")
+    other.append("event", number=0)
+    for content, told in (
+        ([*lines[:2], flipped, *lines[3:]], "line 4 does not follow from line 3"),
+        (
+            [*lines[:5], lines[5].replace(b"number", b"numbef")],
+            "its last line, 6, is not the one that the record names",
+        ),
+        (lines[:4], "its last line, 4, is not the one that the record names"),
+        ([*lines[:5], lines[5][:-3]], "line 6 is not JSON"),
+        ([*lines[:2], b"[]\n", *lines[3:]], "line 3 does not follow from line 2"),
+        ([*lines[:2], b"{}\n", *lines[3:]], "line 3 does not follow from line 2"),
+        ([(tmp_path / "other.jsonl").read_bytes()], "its last line, 1, is not the one that the record names"),
+        ([], "its last line, 0, is not the one that the record names"),
+    ):
+        path.write_bytes(b"".join(content))
+        with pytest.raises(ValueError, match=told):
+            read_ledger(path, head)
+
+
 def test_adding_a_line_shows(written) -> None:
     path, head = written
     with path.open("ab") as file:
@@ -141,7 +167,36 @@ def test_a_short_write_is_an_error_of_the_referee(tmp_path, monkeypatch) -> None
     with pytest.raises(RefereeError, match="short write"):
         ledger.append("second")
     assert ledger.head == head
-    assert tampered(tmp_path / "ledger.jsonl", head)
+    assert not tampered(tmp_path / "ledger.jsonl", head), "nothing of the line stays"
+    monkeypatch.undo()
+    ledger.append("second, again")
+    assert not tampered(tmp_path / "ledger.jsonl", ledger.head)
+
+
+def test_nothing_follows_half_a_line_that_stays(tmp_path, monkeypatch) -> None:
+    def refuse(descriptor: int, length: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append("first")
+    half = FakeOs(write=lambda descriptor, data: os.write(descriptor, data[:-1]), ftruncate=refuse)
+    monkeypatch.setattr(ledger_module, "os", half)
+    with pytest.raises(RefereeError, match="short write"):
+        ledger.append("second")
+    monkeypatch.undo()
+    content = (tmp_path / "ledger.jsonl").read_bytes()
+    with pytest.raises(RefereeError, match="cannot be continued"):
+        ledger.append("third")
+    assert (tmp_path / "ledger.jsonl").read_bytes() == content
+
+
+def test_a_ledger_that_somebody_else_writes_to_is_not_continued(tmp_path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append("first")
+    with (tmp_path / "ledger.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(RefereeError, match="cannot be continued"):
+        ledger.append("second")
 
 
 def test_a_failed_fsync_is_an_error_of_the_referee(tmp_path, monkeypatch) -> None:

@@ -7,37 +7,50 @@ import dataclasses
 import errno
 import gzip
 import hashlib
+import io
 import json
 import math
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import types
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
-from support import TESTS
+from rich.console import Console
+from support import TESTS, Disk
 
+from harness import cli, doctor
 from harness import referee as referee_module
+from harness import supervisor as supervisor_module
 from harness.access import AccessMonitor
 from harness.contestant import load_contestant
 from harness.data.documents import read_documents, write_documents
 from harness.data.manifest import Manifest, PlainFile
 from harness.data.shards import read_shard
-from harness.errors import InputError, RefereeError
-from harness.evidence.ledger import read_ledger
+from harness.errors import EnvironmentMissing, ExitCode, InputError, RefereeError
+from harness.evidence import ledger as ledger_module
+from harness.evidence.ledger import Ledger, read_ledger
 from harness.evidence.record import Record, Verdict, json_schema
-from harness.registry import Registration, default_directory
+from harness.processes import start_time
+from harness.progress import ConsoleObserver
+from harness.registry import Registration, Use, default_directory
 from harness.rules import load_rules
 from harness.sandbox.bubblewrap import BubblewrapSandbox
 from harness.scoring.bpb import TokenBytes, unigram_nats
 from harness.scoring.nats import Arithmetic
+from harness.scoring.scorer import Scorer
+from harness.supervisor import Log, Supervisor
 
 MINIMAL = TESTS / "honest" / "minimal"
 REPOSITORY = TESTS.parent
@@ -77,6 +90,14 @@ def changed_rules(tmp_path):
         return load_rules(str(path))
 
     return make
+
+
+@pytest.fixture
+def own_registry(tmp_path, monkeypatch) -> Path:
+    """Runs of this test see no others."""
+    directory = tmp_path / "registry"
+    monkeypatch.setattr("harness.registry.default_directory", lambda: directory)
+    return directory
 
 
 def runs_of(referee) -> list[Path]:
@@ -354,6 +375,75 @@ def test_an_out_that_is_a_file_is_refused(referee, submission: Path, tmp_path) -
         referee.run(submission, out=tmp_path / "file")
 
 
+@pytest.fixture
+def neighbour(own_registry):
+    """Registers another run, which lives."""
+    process = subprocess.Popen(["sleep", "600"])
+
+    def register(use: Use) -> None:
+        own_registry.mkdir(mode=0o700, exist_ok=True)
+        entry = {"harness_pid": process.pid, "start_time": start_time(process.pid), "use": use, "grants": []}
+        (own_registry / "other.json").write_text(json.dumps(entry))
+
+    yield register
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize(("exclusive", "others"), [("true", Use.SHARED), ("false", Use.EXCLUSIVE)])
+def test_a_run_beside_one_that_should_be_alone_does_not_start(
+    referee, submission, changed_rules, neighbour, exclusive, others
+) -> None:
+    neighbour(others)
+    with pytest.raises(EnvironmentMissing, match="wants the machine to itself; wait for its end"):
+        referee.run(submission, rules=changed_rules(exclusive=exclusive))
+    assert runs_of(referee) == []
+
+
+@needs_root
+@pytest.mark.parametrize(("exclusive", "others"), [("true", Use.SHARED), ("false", Use.EXCLUSIVE)])
+def test_a_run_that_was_beside_one_that_should_be_alone_is_an_error(
+    referee, submission, changed_rules, neighbour, monkeypatch, exclusive, others
+) -> None:
+    """It comes while train runs."""
+    real = AccessMonitor.check_alive
+    (submission / "train.py").write_text("import time\ntime.sleep(6)")
+
+    def check_alive(self) -> None:
+        neighbour(others)
+        real(self)
+
+    monkeypatch.setattr(AccessMonitor, "check_alive", check_alive)
+    record, _ = referee.run(submission, rules=changed_rules(exclusive=exclusive))
+    assert record.verdict is Verdict.ERROR
+    assert "wants the machine to itself" in record.reasons[0].text
+    assert record.environment["other_runs_seen"] == 1
+
+
+@needs_root
+def test_what_a_crash_has_left_is_removed_and_told_before_a_run(referee, own_registry, tmp_path, monkeypatch) -> None:
+    """Attack F10: it is not taken for a live run either."""
+    scratch = tmp_path / "left behind"
+    scratch.mkdir()
+    own_registry.mkdir(mode=0o700)
+    entry = {"harness_pid": os.getpid(), "start_time": 1, "use": Use.EXCLUSIVE, "grants": [], "scratch": str(scratch)}
+    (own_registry / "crashed.json").write_text(json.dumps(entry))
+    notes = []
+    monkeypatch.setattr(ConsoleObserver, "note", lambda self, text: notes.append(text))
+    record, _ = referee.run(MINIMAL)
+    assert (record.verdict, record.environment["other_runs_seen"]) == (Verdict.PASS, 0)
+    assert f"removed {scratch}, left behind by run crashed" in notes
+    assert not scratch.exists()
+    assert list(own_registry.iterdir()) == []
+
+
+@needs_root
+def test_other_runs_are_counted(referee, neighbour) -> None:
+    neighbour(Use.SHARED)
+    record, _ = referee.run(MINIMAL)
+    assert (record.verdict, record.environment["other_runs_seen"]) == (Verdict.PASS, 1)
+
+
 # --- rules about the whole
 
 
@@ -429,6 +519,162 @@ def test_a_seed_that_fails_does_not_stop_the_others(referee, submission) -> None
     assert [seed.val_bpb is None for seed in record.seeds] == [True, False]
 
 
+# --- clocks
+
+
+@needs_root
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_wall_clock_that_is_set_changes_no_duration(referee, monkeypatch, hours: int) -> None:
+    """Attack C08: NTP, or root, sets the clock while a run lasts."""
+    real_time, calls = time.time, []
+
+    class Stepped(datetime):
+        """Right when the run starts; then set, again and again."""
+
+        @classmethod
+        def now(cls, tz=None):
+            calls.append(tz)
+            return datetime.now(tz) + timedelta(hours=hours) * (len(calls) - 1)
+
+    monkeypatch.setattr(time, "time", lambda: real_time() + 3600 * hours * len(calls))
+    monkeypatch.setattr(referee_module, "datetime", Stepped)
+    monkeypatch.setattr(ledger_module, "datetime", Stepped)
+    began = time.monotonic()
+    record, directory = referee.run(MINIMAL)
+    took = time.monotonic() - began
+    assert (record.verdict, record.reasons) == (Verdict.PASS, ())
+    phases = record.seeds[0].phases.values()
+    assert all(0 < phase.clock_seconds < 8 and 0 < phase.prepare_seconds < 8 for phase in phases)
+    assert sum(phase.clock_seconds + phase.prepare_seconds for phase in phases) < took
+    stamps = [datetime.fromisoformat(stamp) for stamp in (record.started_utc, record.finished_utc)]
+    assert abs(stamps[1] - stamps[0]) > timedelta(hours=5), "what the wall clock said is written down as it was"
+    times = [event["monotonic"] for event in read_ledger(directory / "ledger.jsonl")[0]]
+    assert times == sorted(times)
+    assert times[-1] - times[0] < took
+
+
+@needs_root
+@pytest.mark.slow
+def test_a_harness_that_is_stopped_does_not_stop_the_clock(toy_data, submission, changed_rules, tmp_path) -> None:
+    """Attack C08: the phase is over its limit, and over, before the harness can look."""
+    code = "import time\nopen('/in/train/toy_train_000000.bin').close()\nprint('started', flush=True)\ntime.sleep(3)\n"
+    (submission / "train.py").write_text(code + (submission / "train.py").read_text())
+    changed_rules(train_seconds="2")
+    harness = subprocess.Popen(
+        command(toy_data, submission, tmp_path / "runs", rules=tmp_path / "changed.toml"),
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+    )
+    wait_until(lambda: has_started(tmp_path / "runs"), "it trains")
+    harness.send_signal(signal.SIGSTOP)
+    time.sleep(5)
+    harness.send_signal(signal.SIGCONT)
+    assert harness.wait(PATIENCE) == ExitCode.FAIL
+    (found,) = (tmp_path / "runs").glob("*/record.json")
+    record = Record.model_validate_json(found.read_text())
+    assert [(reason.code, reason.phase) for reason in record.reasons] == [("clock_over_limit", "train")]
+    train = record.seeds[0].phases["train"]
+    assert 3 <= train.clock_seconds < 5, "until the phase ended, not until the harness went on"
+    assert train.exit_code == 0
+
+
+# --- a host that lacks something
+
+# Stands in for Python when a listener is started: the kernel has no fanotify, or does not permit it.
+WITHOUT_FANOTIFY = """#!{python}
+import ctypes, os, runpy, sys
+sys.path.insert(0, os.getcwd())
+from harness import fanotify
+class Kernel:
+    def fanotify_init(self, *arguments):
+        ctypes.set_errno({number})
+        return -1
+fanotify._libc = Kernel()
+del sys.argv[:2]
+runpy.run_module("harness.listener", run_name="__main__", alter_sys=True)
+"""
+NO_NAMESPACES = """#!/bin/sh
+[ "$1" = --version ] && exec echo bubblewrap 0
+echo "bwrap: No permissions to create new namespace" >&2
+exit 1
+"""
+
+
+def program(path: Path, text: str) -> str:
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
+
+
+def run_command_line(monkeypatch, data: Path, out: Path) -> tuple[int, str]:
+    """Exit code, and what was printed."""
+    printed = io.StringIO()
+    for name in ("console", "errors"):
+        monkeypatch.setattr(cli, name, Console(file=printed, width=10_000))
+    monkeypatch.setattr(sys, "argv", command(data, MINIMAL, out)[2:])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code, printed.getvalue()
+
+
+@needs_root
+@pytest.mark.privileged
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM], ids=errno.errorcode.get)
+def test_a_kernel_without_permission_events_leaves_it_unproven(toy_data, tmp_path, monkeypatch, number: int) -> None:
+    """Attack F12."""
+    text = WITHOUT_FANOTIFY.format(python=sys.executable, number=number)
+    python = program(tmp_path / "python", text)
+    monkeypatch.setattr("harness.access.sys", types.SimpleNamespace(executable=python))
+    code, said = run_command_line(monkeypatch, toy_data, tmp_path / "runs")
+    assert code == ExitCode.UNPROVEN, said
+    assert re.search(f"no PASS possible: access monitor: .*fanotify_init: {os.strerror(number)}", said)
+
+
+@pytest.mark.parametrize(
+    ("bwrap", "told"),
+    [(None, "bubblewrap is not installed"), (NO_NAMESPACES, "user namespaces must be allowed")],
+    ids=["no bubblewrap", "no namespaces"],
+)
+def test_a_host_that_can_build_no_sandbox_runs_nothing(toy_data, tmp_path, monkeypatch, bwrap, told) -> None:
+    """Attack F12."""
+    path = program(tmp_path / "bwrap", bwrap) if bwrap else None
+    monkeypatch.setattr("harness.sandbox.bubblewrap.shutil.which", lambda name: path)
+    code, said = run_command_line(monkeypatch, toy_data, tmp_path / "runs")
+    assert code == ExitCode.ENVIRONMENT, said
+    assert told in said
+    assert not (tmp_path / "runs").exists()
+
+
+@needs_root
+def test_without_control_groups_the_evidence_says_that_memory_was_not_limited(referee, monkeypatch) -> None:
+    """Attack F12: a version that is not there, or is read-only."""
+    monkeypatch.setattr("harness.sandbox.bubblewrap.hierarchies", lambda: [])
+    record, _ = referee.run(MINIMAL)
+    assert record.verdict is Verdict.PASS
+    assert {phase.sandbox.limited for phase in record.seeds[0].phases.values()} == {()}
+
+
+@needs_root
+@pytest.mark.privileged
+def test_data_on_an_overlay_leaves_it_unproven(referee, toy_data, tmp_path) -> None:
+    """Attack F12: the layer below can be read unseen."""
+    disk, merged = tmp_path / "disk", tmp_path / "merged"
+    disk.mkdir()
+    merged.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(disk)], check=True)
+    try:
+        for name in ("upper", "work"):
+            (disk / name).mkdir()
+        options = f"lowerdir={toy_data},upperdir={disk / 'upper'},workdir={disk / 'work'}"
+        subprocess.run(["mount", "-t", "overlay", "none", "-o", options, str(merged)], check=True)
+        record, _ = referee.run(MINIMAL, data=merged)
+    finally:
+        subprocess.run(["umount", "--quiet", "--lazy", str(merged)], check=False)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    assert record.verdict is Verdict.UNPROVEN
+    assert re.fullmatch("missing_witness: .* lies on overlay .*", f"{record.reasons[0].kind}: {record.reasons[0].text}")
+
+
 # --- faults of the referee
 
 
@@ -466,7 +712,8 @@ class BrokenSandbox(BubblewrapSandbox):
     [
         (RefereeError("the walls fell"), "referee_error"),
         (ZeroDivisionError("surprise"), "unexpected"),
-        (OSError(28, "No space left on device"), "unexpected"),
+        (OSError(5, "Input/output error"), "unexpected"),
+        (OSError(28, "No space left on device"), "referee_error"),
         (MemoryError(), "unexpected"),
         (RecursionError(), "unexpected"),
     ],
@@ -485,7 +732,6 @@ def test_a_fault_of_the_harness_is_an_error_and_keeps_the_evidence(referee, subm
 
 def test_a_ledger_that_cannot_be_written_is_an_error_with_a_record(referee, submission, monkeypatch) -> None:
     """Attack X43: a full disk takes half a line and says nothing."""
-    from harness.evidence import ledger as ledger_module
 
     class HalfFull:
         """The os module, whose writes come up short after the third."""
@@ -506,23 +752,230 @@ def test_a_ledger_that_cannot_be_written_is_an_error_with_a_record(referee, subm
     assert (directory / "record.json").exists()
 
 
+def exhaust(spare: int) -> Callable[[int], None]:
+    """Leaves a process `spare` descriptors that it does not have yet."""
+
+    def limit(pid: int) -> None:
+        used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+        free = (number for number in range(len(used) + spare + 1) if number not in used)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (list(free)[spare], 4096))
+
+    return limit
+
+
 @needs_root
 @pytest.mark.privileged
-def test_a_listener_lost_during_a_phase_is_an_error(referee, submission, monkeypatch) -> None:
-    """Attack X13: no verdict about opens that nobody saw."""
-    (submission / "train.py").write_text("import time\nopen('/in/train/toy_train_000000.bin')\ntime.sleep(6)\n")
+@pytest.mark.parametrize("victims", [(0,), (1,), (0, 1)], ids=["first", "second", "both"])
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda pid: os.kill(pid, signal.SIGSTOP), r"access listener \d does not answer"),
+        (lambda pid: os.kill(pid, signal.SIGKILL), r"access listener \d was lost"),
+        (exhaust(0), r"access listener \d: the kernel could not report an open: Too many open files"),
+        (exhaust(1), r"access listener \d: the kernel could not tell which process \d+ is"),
+    ],
+    ids=["stopped", "killed", "no descriptor", "one descriptor"],
+)
+def test_a_listener_in_trouble_ends_the_run_as_an_error(
+    referee, submission, monkeypatch, own_registry, harm, said, victims
+) -> None:
+    """Attacks X13, D15, D17: no verdict about opens that nobody saw, no blame for the submission, nothing left."""
+    (submission / "train.py").write_text(
+        "import time\nfor _ in range(70):\n    open('/in/train/toy_train_000000.bin').close()\n    time.sleep(0.1)\n"
+    )
+    monitors, harmed = [], []
     real = AccessMonitor.grant
 
-    def grant_and_lose(self, *arguments) -> None:
+    def grant(self, *arguments) -> None:
         real(self, *arguments)
-        self._processes[1].kill()
+        monitors.append(self)
+        threading.Timer(0.7, harm_listeners).start()
 
-    monkeypatch.setattr(AccessMonitor, "grant", grant_and_lose)
-    record, _ = referee.run(submission)
+    def harm_listeners() -> None:
+        harmed.append(time.monotonic())
+        for victim in victims:
+            harm(monitors[0]._processes[victim].pid)
+
+    monkeypatch.setattr("harness.access.ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(AccessMonitor, "grant", grant)
+    record, directory = referee.run(submission)
+    took = time.monotonic() - harmed[0]
     assert record.verdict is Verdict.ERROR
-    assert "lost" in record.reasons[0].text
+    (reason,) = record.reasons
+    assert re.match(said, reason.text), reason.text
+    assert took < 12, f"{took:.1f} s"
+    assert all(process.poll() is not None for process in monitors[0]._processes)
+    assert list(own_registry.iterdir()) == []
+    assert not (directory / "scratch").exists()
     shard = referee.data / "toy_train_000000.bin"
-    assert subprocess.run(["cat", str(shard)], capture_output=True).returncode == 0
+    assert subprocess.run(["cat", str(shard)], capture_output=True, timeout=PATIENCE).returncode == 0
+
+
+@pytest.fixture
+def small_disk(referee):
+    """Run directories lie on 4 MB of their own; what is returned fills up what is left of it."""
+    referee.out.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(referee.out)], check=True)
+
+    def fill(*_, **__) -> None:
+        with contextlib.suppress(OSError), (referee.out / "filler").open("ab", buffering=0) as file:
+            while file.write(bytes(1 << 16)):
+                pass
+
+    yield fill
+    subprocess.run(["umount", "--lazy", str(referee.out)], check=True)
+
+
+MOMENTS = {
+    "log": (Log, "pump"),
+    "output": (supervisor_module, "collect"),
+    "checkpoint": (referee_module, "canonical_checkpoint"),
+    "ledger": (Ledger, "append"),
+    "room of the next phase": (referee_module, "quantize_phase"),
+    "nats": (Scorer, "run"),
+}
+
+
+@needs_root
+@pytest.mark.privileged
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_disk_that_fills_up_ends_the_run_as_an_error_with_its_evidence(
+    referee, submission, small_disk, monkeypatch, moment
+) -> None:
+    """Attack X43: room for the last line and the record was set aside."""
+    code = (submission / "train.py").read_text()
+    (submission / "train.py").write_text("for _ in range(50): print('x' * 1000)\n" + code)
+    place, name = MOMENTS[moment]
+    real = getattr(place, name)
+
+    def filled(*arguments, **options):
+        if not (referee.out / "filler").exists():
+            small_disk()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(place, name, filled)
+    record, directory = referee.run(submission)
+    assert record.verdict is Verdict.ERROR
+    assert re.search(r"no room was left for (a file in )?/|the ledger cannot be written", record.reasons[0].text)
+    assert not any("\n" in reason.text for reason in record.reasons)
+    assert Record.model_validate_json((directory / "record.json").read_text()) == record
+    events, head = read_ledger(directory / "ledger.jsonl")
+    assert (head, events[-1]["event"], events[-1]["verdict"]) == (record.ledger_head, "verdict", "ERROR")
+    assert not {"INCOMPLETE", "reserve", "scratch"} & {path.name for path in directory.iterdir()}
+
+
+@needs_root
+@pytest.mark.privileged
+def test_a_record_that_has_no_room_is_no_record(referee, submission, small_disk, monkeypatch) -> None:
+    real = referee_module.write_atomically
+
+    def write(path, content) -> None:
+        if path.name == "record.json":
+            small_disk()
+        real(path, content)
+
+    monkeypatch.setattr(referee_module, "write_atomically", write)
+    monkeypatch.setattr(doctor, "MINIMUM_FREE_BYTES", 0)
+    monkeypatch.setattr(sys, "argv", command(referee.data, submission, referee.out)[2:])
+    printed = io.StringIO()
+    monkeypatch.setattr(cli, "errors", Console(file=printed, width=10_000))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == ExitCode.ERROR
+    (line,) = printed.getvalue().splitlines()
+    assert "record.json cannot be written: No space left on device; this run has no verdict" in line
+    (directory,) = (path for path in referee.out.iterdir() if path.is_dir())
+    assert (directory / "INCOMPLETE").exists()
+    assert not [path for path in directory.iterdir() if "record" in path.name]
+
+
+@needs_root
+@pytest.mark.privileged
+def test_a_disk_that_is_full_before_the_run_is_bad_input(referee, submission, small_disk) -> None:
+    small_disk()
+    with pytest.raises(InputError, match="cannot make the run directory"):
+        referee.run(submission)
+    assert [path.name for path in referee.out.iterdir()] == ["filler"]
+
+
+@needs_root
+@pytest.mark.privileged
+@pytest.mark.parametrize("phase", ["train", "quantize", "eval"])
+def test_data_that_is_mounted_anew_between_phases_ends_as_an_error(
+    referee, submission, toy_data, tmp_path, monkeypatch, phase
+) -> None:
+    """Attack D12: the marks are gone, and nothing else is different."""
+    real = BubblewrapSandbox.start
+    with Disk(tmp_path / "image", tmp_path / "disk") as disk:
+        shutil.copytree(toy_data, disk.folder / "toy")
+
+        def start(self, spec):
+            if spec.label.startswith(phase):
+                disk.mount_anew()
+            return real(self, spec)
+
+        monkeypatch.setattr(BubblewrapSandbox, "start", start)
+        record, _ = referee.run(submission, data=disk.folder / "toy")
+        assert record.verdict is Verdict.ERROR
+        assert re.search(r"the gate on .*/toy_\w+\.bin is gone", record.reasons[0].text)
+        assert len(record.reasons) == 1
+
+
+@needs_root
+@pytest.mark.privileged
+def test_data_that_is_mounted_anew_while_a_sandbox_lives_keeps_its_gates(
+    referee, submission, toy_data, tmp_path, monkeypatch
+) -> None:
+    """The guard's mount namespace holds the file system, and so the marks, whatever the sandbox itself sees."""
+    real, denied = Supervisor._watch, []
+    with Disk(tmp_path / "image", tmp_path / "disk") as disk:
+        shutil.copytree(toy_data, disk.folder / "toy")
+
+        def watch(self, running) -> None:
+            if self.phase == "eval":
+                disk.unmount()
+                disk.mount()
+                shard = disk.folder / "toy" / "toy_val_000000.bin"
+                denied.append(subprocess.run(["cat", str(shard)], capture_output=True).returncode != 0)
+            real(self, running)
+
+        monkeypatch.setattr(Supervisor, "_watch", watch)
+        record, _ = referee.run(submission, data=disk.folder / "toy")
+    assert denied == [True]
+    assert record.verdict is Verdict.PASS
+
+
+HOLD = """
+import os, socket, sys
+descriptor = os.open(sys.argv[1], os.O_RDONLY)
+if sys.argv[2] == "in flight":
+    ours, theirs = socket.socketpair()
+    socket.send_fds(ours, [b"x"], [descriptor])
+    os.close(descriptor)
+print(flush=True)
+input()
+"""
+
+
+@needs_root
+@pytest.mark.privileged
+@pytest.mark.parametrize("how", ["open", "in flight"])
+def test_a_shard_that_somebody_has_open_already_is_an_error(referee, toy_data, tmp_path, own_registry, how) -> None:
+    """Attack X10: no open is left to ask about. In flight between two processes, it is in nobody's table."""
+    data = Path(shutil.copytree(toy_data, tmp_path / "data"))
+    shard = data / "toy_val_000000.bin"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(shard), how], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        holder.stdout.readline()
+        record, _ = referee.run(MINIMAL, data=data)
+        holder.kill()
+    assert record.verdict is Verdict.ERROR
+    (reason,) = record.reasons
+    assert shard.name in reason.text
+    assert (f"process {holder.pid} " if how == "open" else "something has") in reason.text
+    assert record.seeds == ()
+    assert referee.run(MINIMAL, data=data)[0].verdict is Verdict.PASS
 
 
 def test_a_fault_of_the_referee_that_cannot_be_written_down_is_never_a_pass(referee, tmp_path, monkeypatch) -> None:
@@ -671,10 +1124,24 @@ def test_a_calibration_key_follows_from_the_checkpoint_and_the_ledger(honest) ->
 # --- processes from outside
 
 
-def command(data: Path, submission: Path, out: Path) -> list[str]:
-    options = {"--rules": TESTS / "toy.toml", "--submission": submission, "--data": data, "--out": out}
+ALONE = """
+import sys
+from pathlib import Path
+from harness import cli, registry
+directory = Path(sys.argv.pop(1))
+registry.default_directory = lambda: directory
+cli.main()
+"""
+
+
+def command(
+    data: Path, submission: Path, out: Path, registry: Path | None = None, rules: Path = TESTS / "toy.toml"
+) -> list[str]:
+    """The command line of a run; with `registry`, of one that sees only the runs that register there."""
+    options = {"--rules": rules, "--submission": submission, "--data": data, "--out": out}
     parts = [str(part) for pair in options.items() for part in pair]
-    return [sys.executable, "-m", "harness.cli", "record", *parts]
+    start = ["-c", ALONE, str(registry)] if registry else ["-m", "harness.cli"]
+    return [sys.executable, *start, "record", *parts]
 
 
 @needs_root
@@ -699,6 +1166,25 @@ def test_two_runs_at_once_on_the_same_data_both_pass(toy_data, submission, tmp_p
         (found,) = (tmp_path / folder).glob("*/record.json")
         record = Record.model_validate_json(found.read_text())
         assert sum(phase.outsider_opens_denied for phase in record.seeds[0].phases.values()) == 0
+
+
+@needs_root
+@pytest.mark.privileged
+@pytest.mark.slow
+def test_two_runs_that_start_together_both_pass(toy_data, tmp_path) -> None:
+    """Each has the shards open while the other looks whether anybody has."""
+    runs = [
+        subprocess.Popen(
+            command(toy_data, MINIMAL, tmp_path / name, tmp_path / "registry"),
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for name in ("first", "second")
+    ]
+    for run in runs:
+        said, _ = run.communicate(timeout=PATIENCE)
+        assert run.returncode == 0, said
 
 
 @needs_root

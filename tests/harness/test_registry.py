@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from harness.errors import EnvironmentMissing
+from harness.errors import EnvironmentMissing, RefereeError
 from harness.policy import Grant, Identity
 from harness.processes import start_time
-from harness.registry import Registration, other_runs, reap
-from harness.sandbox import Walls
+from harness.registry import Registration, Use, other_runs, reap
+from harness.sandbox import Walls, cgroup
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="entries count only if they are root's")
 GRANT = Grant(77, "train, seed 1", frozenset({Identity(1, 2), Identity(1, 3)}))
@@ -136,8 +139,109 @@ def test_what_a_dead_run_left_is_removed_and_told(directory: Path, tmp_path) -> 
     assert not scratch.exists()
 
 
+def test_a_process_id_that_was_given_to_another_process_is_no_live_run(directory: Path, tmp_path) -> None:
+    """Attack F10: the entry of a crash names a process that lives, but started at another time."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    directory.mkdir(mode=0o700)
+    entry = {"harness_pid": os.getpid(), "start_time": start_time(os.getpid()) - 1, "grants": []}
+    (directory / "reborn.json").write_text(json.dumps({**entry, "sandboxes": [], "scratch": str(scratch)}))
+    assert reaped(directory) == [f"removed {scratch}, left behind by run reborn"]
+    assert list(directory.iterdir()) == []
+    assert not scratch.exists()
+
+
+def test_control_groups_of_a_dead_harness_are_removed_with_what_lives_in_them(directory: Path, monkeypatch) -> None:
+    """Attack F10. In a folder of its own, because the runs of other tests reap, too."""
+    monkeypatch.setattr(cgroup, "FOLDER", f"parameter-golf-test-{os.getpid()}")
+    dead, alive = f"{os.getpid()}-1-0", f"{os.getpid()}-{start_time(os.getpid())}-0"
+    left = subprocess.Popen(["sleep", "60"])
+    groups = [(cgroup._make(hierarchy, dead), cgroup._make(hierarchy, alive)) for hierarchy in cgroup.hierarchies()]
+    try:
+        for group, _ in groups:
+            (group / "cgroup.procs").write_text(str(left.pid))
+        threading.Thread(target=left.wait).start()  # a group is empty when its dead have been waited for
+        assert reap(directory) == ([f"removed {len(groups)} control groups of runs that were killed"] if groups else [])
+        assert [(group.exists(), other.exists()) for group, other in groups] == [(False, True)] * len(groups)
+        assert not groups or left.wait(20) == -signal.SIGKILL
+    finally:
+        left.kill()
+        for _, group in groups:
+            cgroup._remove(group)
+
+
 def test_a_directory_of_somebody_else_is_refused(directory: Path) -> None:
     directory.mkdir(mode=0o777)
     directory.chmod(0o777)
     with pytest.raises(EnvironmentMissing, match="nobody else"):
         Registration("run", directory)
+
+
+# --- who wants the machine to itself
+
+
+@pytest.fixture
+def neighbour(directory: Path) -> Iterator[Callable[[Use], None]]:
+    """Registers another process, which lives."""
+    process = subprocess.Popen(["sleep", "60"])
+
+    def register(use: Use) -> None:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        entry = {"harness_pid": process.pid, "start_time": start_time(process.pid), "use": use, "grants": []}
+        (directory / "other.json").write_text(json.dumps(entry))
+
+    yield register
+    process.kill()
+    process.wait()
+
+
+CONFLICTS = {(Use.EXCLUSIVE, Use.EXCLUSIVE), (Use.EXCLUSIVE, Use.SHARED), (Use.SHARED, Use.EXCLUSIVE)}
+
+
+@pytest.mark.parametrize("own", Use)
+@pytest.mark.parametrize("others", Use)
+def test_a_run_that_should_be_alone_and_another_do_not_start(directory: Path, neighbour, own: Use, others: Use) -> None:
+    neighbour(others)
+    if (own, others) in CONFLICTS:
+        with pytest.raises(EnvironmentMissing, match=r"another run is under way, other \(process \d+\)"):
+            Registration("run", directory, own)
+        assert [path.name for path in directory.iterdir()] == ["other.json"]
+    else:
+        with Registration("run", directory, own) as registration:
+            registration.look_around()
+            assert registration.seen == ({"other"} if own is others is Use.SHARED else set())
+
+
+@pytest.mark.parametrize(("own", "others"), sorted(CONFLICTS))
+def test_who_registers_between_two_looks_is_seen(
+    directory: Path, neighbour, monkeypatch, own: Use, others: Use
+) -> None:
+    real = Registration._write
+
+    def write(self) -> None:
+        real(self)
+        neighbour(others)
+
+    monkeypatch.setattr(Registration, "_write", write)
+    with pytest.raises(EnvironmentMissing, match="other"):
+        Registration("run", directory, own)
+    assert [path.name for path in directory.iterdir()] == ["other.json"]
+
+
+@pytest.mark.parametrize(("own", "others"), sorted(CONFLICTS))
+def test_who_gets_in_all_the_same_is_the_referee_s_fault(directory: Path, neighbour, own: Use, others: Use) -> None:
+    with Registration("run", directory, own) as registration:
+        registration.look_around()
+        neighbour(others)
+        with pytest.raises(RefereeError, match="wants the machine to itself"):
+            registration.look_around()
+        assert registration.seen == {"other"}
+
+
+def test_an_entry_of_an_older_harness_is_that_of_a_run(directory: Path, neighbour) -> None:
+    neighbour(Use.VISIT)
+    entry = json.loads((directory / "other.json").read_text())
+    del entry["use"]
+    (directory / "other.json").write_text(json.dumps(entry))
+    with pytest.raises(EnvironmentMissing, match="other"):
+        Registration("run", directory, Use.EXCLUSIVE)

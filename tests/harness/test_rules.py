@@ -66,7 +66,7 @@ def test_the_record_is_the_contest() -> None:
     rules = load_rules("record").rules
     assert (rules.clock.train_seconds, rules.clock.eval_seconds, rules.clock.quantize_shares_train) == (600, 600, True)
     assert rules.size.artifact_and_code_bytes == 16_000_000
-    assert (rules.hardware.gpus, rules.hardware.gpu_name) == (8, "H100")
+    assert (rules.hardware.gpus, rules.hardware.gpu_name, rules.hardware.exclusive) == (8, "H100", True)
     assert rules.data.vocab_size == 1024
     assert rules.data.val_tokens == 62_021_846
     assert rules.seeds.default == (314, 42, 999)
