@@ -354,6 +354,7 @@ class Supervisor:
                 pid_namespace=walls.pid_namespace,
                 mounts=walls.mounts,
                 limited=walls.limited,
+                shared=walls.shared,
                 capabilities=confinement.capabilities if confinement else None,
                 seccomp=confinement.seccomp if confinement else None,
                 no_new_privileges=confinement.no_new_privileges if confinement else None,

@@ -28,6 +28,7 @@ from harness.errors import EnvironmentMissing, RefereeError
 from harness.outputs import remove_tree
 from harness.sandbox import Confinement, Mount, SandboxEvent, SandboxSpec, Walls
 from harness.sandbox.cgroup import PhaseCgroup, hierarchies
+from harness.sandbox.guard import mounts_below
 from harness.sandbox.seccomp import filter_program
 
 GUARD = Path(__file__).with_name("guard.py")
@@ -145,27 +146,45 @@ def unused_uid() -> int:
     return uid
 
 
-def read_mount_table(pid: int) -> dict[str, str]:
-    """Mount points of process `pid` and whether each is "ro" or "rw", from the kernel. Empty when the process is gone,
-    and for an instant while bwrap exchanges the root.
+def read_mounts(pid: int) -> list[tuple[str, str, str]]:
+    """The mounts of process `pid` as (mount point, "ro" or "rw", device number of the file system), from the kernel.
+    Empty when the process is gone, and for an instant while bwrap exchanges the root.
     """
     try:
         lines = Path(f"/proc/{pid}/mountinfo").read_bytes().split(b"\n")
     except OSError:
-        return {}
-    table = {}
+        return []
+    mounts = []
     for line in filter(None, lines):
         fields = line.split(b" ")
         target = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), fields[4])  # space is \040 there
-        table[os.fsdecode(target)] = fields[5].split(b",")[0].decode()
-    return table
+        mounts.append((os.fsdecode(target), fields[5].split(b",")[0].decode(), fields[2].decode()))
+    return mounts
+
+
+def read_mount_table(pid: int) -> dict[str, str]:
+    """Mount points of process `pid` and whether each is "ro" or "rw"; empty as `read_mounts` is."""
+    return {target: mode for target, mode, _ in read_mounts(pid)}
 
 
 def expected_mount_table(spec: SandboxSpec) -> dict[str, str]:
     """The mount points that a sandbox of `spec` must have: these and no others."""
-    system, _ = system_mounts()
-    asked = {mount.target: "rw" if mount.device else "ro" for mount in (*system, *spec.mounts)}
+    asked = {}
+    for mount in (*system_mounts()[0], *spec.mounts):
+        asked[mount.target] = "rw" if mount.device else "ro"
+        source = os.path.realpath(mount.source)
+        for inner in mounts_below(source):
+            asked[mount.target + inner.removeprefix(source)] = "ro"
     return {**OWN_MOUNTS, **asked}
+
+
+def shared_mounts(pid: int, spec: SandboxSpec) -> tuple[str, ...]:
+    """The mounts of the sandbox's system that lie on a file system of the host, and so on inodes that other sandboxes
+    see, too; none where the guard could stage everything (see `guard.stage_own`).
+    """
+    host = {device for _, _, device in read_mounts(os.getpid())}
+    inputs = {mount.target for mount in spec.mounts if not mount.device}
+    return tuple(sorted(target for target, _, device in read_mounts(pid) if device in host and target not in inputs))
 
 
 class BubblewrapSandbox:
@@ -198,6 +217,7 @@ class BubblewrapSandbox:
         plan = {
             "arguments": arguments,
             "sources": sources,
+            "own": [str(mount.source) for mount in system_mounts()[0]],
             "limits": limits,
             "seccomp": filter_program().hex(),
             "uid": uid,
@@ -275,6 +295,7 @@ class BubblewrapRun:
             uid=os.geteuid() if uid is None else uid,
             mounts=tuple(sorted(found.items())),
             limited=tuple(sorted(self._group.limited)) if self._group else (),
+            shared=shared_mounts(message["init_pid"], spec),
         )
 
     def launch(self) -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import json
 import mmap
 import os
@@ -113,6 +114,7 @@ SCRATCH = ("/out", "/tmp", "/dev/shm")  # the places where a phase may write
 MS_REMOUNT, MS_BIND, MNT_DETACH = 0x20, 0x1000, 2
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 PTRACE_SEIZE = 0x4206
+F_OFD_GETLK, F_OFD_SETLK = 36, 37
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -1197,9 +1199,128 @@ def marks() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
 
 def look() -> dict[str, str]:
     also = (errno.ECONNREFUSED, getattr(errno, "ENOKEY", 126))
-    return {
+    found = {
         f"find the mark of another sandbox in {place}": outcome(lambda find=find: each({"found": find}, also))
         for place, (_, find) in marks().items()
+    }
+    return found | {f"see {what} of another sandbox": outcome(see) for what, (_, see) in signals().items()}
+
+
+# --- What could tell one sandbox something of another that is alive at the same time
+
+
+def shared_files() -> dict[str, str]:
+    """One file of each part of the system that every sandbox has, by the name of the part."""
+    files = {
+        "/usr": "/usr/bin/env",
+        "Python": os.path.realpath(os.__file__),
+        "Python's environment": f"{sys.prefix}/pyvenv.cfg",
+        "/etc": "/etc/passwd",
+        "the harness's part": "/wire/harness/scoring/wire.py",
+        "/dev": "/dev/null",
+        "/proc": "/proc/version",
+        **{f"namespace {name}": f"/proc/self/ns/{name}" for name in NAMESPACES},
+    }
+    return {part: path for part, path in files.items() if os.path.exists(path)}
+
+
+def signals() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+    """What: (do it, for as long as what is returned is kept; see whether another sandbox does it)."""
+    files, number = shared_files(), FACTS["mark_key"]
+    record = "hhqqi4x"  # struct flock
+
+    def describe(kind: int) -> bytes:
+        return struct.pack(record, kind, os.SEEK_SET, number, 1, 0)
+
+    def hold(lock: Callable[[int], object]) -> list[int]:
+        kept = []
+        for path in files.values():
+            with contextlib.suppress(OSError):
+                kept.append(os.open(path, os.O_RDONLY))
+                lock(kept[-1])
+        return kept
+
+    def see(locked: Callable[[int], bool]) -> str:
+        def look_at(path: str) -> str:
+            if not locked(os.open(path, os.O_RDONLY)):
+                raise Denied("no lock is seen")
+            return "locked"
+
+        return each({part: lambda path=path: look_at(path) for part, path in files.items()})
+
+    def flocked(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+    def locked_by(command: int) -> Callable[[int], bool]:
+        def ask(descriptor: int) -> bool:
+            try:
+                answer = fcntl.fcntl(descriptor, command, describe(fcntl.F_WRLCK))
+            except OSError as error:
+                if error.errno == errno.EINVAL:
+                    raise Denied("there are no such locks here") from None
+                raise
+            return struct.unpack(record, answer)[0] != fcntl.F_UNLCK
+
+        return ask
+
+    def lock_own_file() -> int:
+        descriptor = os.open(_fresh("/tmp/locked"), os.O_RDWR)
+        fcntl.fcntl(descriptor, F_OFD_SETLK, describe(fcntl.F_WRLCK))
+        return descriptor
+
+    def listed() -> str:
+        with open("/proc/locks", encoding="ascii") as file:
+            lines = [line for line in file if str(number) in line.split()]
+        if not lines:
+            raise Denied("it is not listed")
+        return lines[0].strip()
+
+    def touch() -> int:
+        """Open, read and close the files again and again, in a process that lives as long as the sandbox."""
+        pid = os.fork()
+        if pid:
+            return pid
+        while True:
+            for path in files.values():
+                with contextlib.suppress(OSError):
+                    read(path)
+            time.sleep(0.01)
+
+    def watch() -> str:
+        watcher = libc.inotify_init1(os.O_NONBLOCK)
+        watched = {
+            libc.inotify_add_watch(watcher, path.encode(), 0x3B): part  # read, closed, opened; not written
+            for part, path in files.items()
+        }
+        watched.pop(-1, None)
+        seen = set()
+        deadline = time.monotonic() + 0.5
+        while select.select([watcher], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            data = os.read(watcher, 1 << 16)
+            while data:
+                watch, _, _, size = struct.unpack_from("iIII", data)
+                seen.add(watched.get(watch, "?"))
+                data = data[16 + size :]
+        if seen:
+            return f"saw it open {', '.join(sorted(seen))}"
+        raise Denied(f"no event from {len(watched)} watches")
+
+    return {
+        "a lock (flock)": (lambda: hold(lambda file: fcntl.flock(file, fcntl.LOCK_EX)), lambda: see(flocked)),
+        "a lock (POSIX)": (
+            lambda: hold(lambda file: fcntl.fcntl(file, fcntl.F_SETLK, describe(fcntl.F_RDLCK))),
+            lambda: see(locked_by(fcntl.F_GETLK)),
+        ),
+        "a lock (of an open file)": (
+            lambda: hold(lambda file: fcntl.fcntl(file, F_OFD_SETLK, describe(fcntl.F_RDLCK))),
+            lambda: see(locked_by(F_OFD_GETLK)),
+        ),
+        "a lock (in /proc/locks)": (lock_own_file, listed),
+        "an open (inotify)": (touch, watch),
     }
 
 
@@ -1249,7 +1370,7 @@ def _verdict(attempt: Callable[[], object]) -> str:
 def leave_marks() -> list[object]:
     """Wherever it is possible; returns what must be kept open."""
     kept = []
-    for leave, _ in marks().values():
+    for leave, _ in (*marks().values(), *signals().values()):
         with contextlib.suppress(OSError, Denied):
             kept.append(leave())
     return kept

@@ -21,6 +21,9 @@ _X32_BIT = 0x40000000
 _NAMESPACE_FLAGS = 0x7E020000 | 0x00000080  # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET and TIME
 SOCKET_FAMILIES = {"AF_UNIX": 1, "AF_INET": 2, "AF_INET6": 10, "AF_NETLINK": 16}  # all others are refused
 
+# Locks of open file descriptions: F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW. /proc/locks shows them, with numbers that
+# their owner chose, to every sandbox alive. Refused as by a kernel that does not know them; flock and F_SETLK remain.
+OFD_LOCK_COMMANDS = (36, 37, 38)
 NETLINK_ROUTE = 0  # the only netlink protocol that libraries ask (for the list of interfaces)
 
 
@@ -36,6 +39,7 @@ class Architecture:
 _NUMBERS: dict[str, tuple[int, int | None]] = {
     "socket": (41, 198),
     "clone": (56, 220),
+    "fcntl": (72, 25),
     "clone3": (435, 435),
     "add_key": (248, 217),
     "request_key": (249, 218),
@@ -96,7 +100,7 @@ _NUMBERS: dict[str, tuple[int, int | None]] = {
 }
 # Libraries try these first and fall back when the kernel does not know them.
 NOT_IMPLEMENTED = frozenset({"clone3", "io_uring_setup", "io_uring_enter", "io_uring_register"})
-_BY_ARGUMENT = frozenset({"socket", "clone"})  # denied only with some arguments
+_BY_ARGUMENT = frozenset({"socket", "clone", "fcntl"})  # denied only with some arguments
 
 _ARCHITECTURES = {
     "x86_64": Architecture(0xC000003E, {name: numbers[0] for name, numbers in _NUMBERS.items()}),
@@ -117,8 +121,8 @@ def filter_program(machine: str | None = None) -> bytes:
     table.
 
     Every denied call fails with EPERM; with ENOSYS where libraries know how to do without; with EAFNOSUPPORT for a
-    socket family that is not in SOCKET_FAMILIES, and EPROTONOSUPPORT for netlink other than NETLINK_ROUTE. Calls of a
-    foreign ABI (32-bit, x32) fail with ENOSYS."""
+    socket family that is not in SOCKET_FAMILIES, EPROTONOSUPPORT for netlink other than NETLINK_ROUTE, and EINVAL for
+    OFD_LOCK_COMMANDS. Calls of a foreign ABI (32-bit, x32) fail with ENOSYS."""
     architecture = _ARCHITECTURES[machine or platform.machine()]
     low_word = _ARGUMENTS  # of the first argument; both architectures are little-endian
     program = [
@@ -141,6 +145,14 @@ def filter_program(machine: str | None = None) -> bytes:
         _instruction(_JUMP_SET, _NAMESPACE_FLAGS, 0, 1),
         _deny(errno.EPERM),
         _instruction(_RETURN, _ALLOW),
+    ]
+    commands = OFD_LOCK_COMMANDS
+    program += [
+        _instruction(_JUMP_EQUAL, architecture.numbers["fcntl"], 0, len(commands) + 3),
+        _instruction(_LOAD, low_word + 8),  # of the second argument
+        *(_instruction(_JUMP_EQUAL, command, len(commands) - place, 0) for place, command in enumerate(commands)),
+        _instruction(_RETURN, _ALLOW),
+        _deny(errno.EINVAL),
     ]
     families = list(SOCKET_FAMILIES.values())
     program += [
