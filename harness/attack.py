@@ -146,6 +146,23 @@ def _attack(sandbox: Sandbox, bait: Bait, add: Add) -> None:
             third.launch()
             lines = _lines(third, 1)
             add("use more memory than allowed", not lines, lines[0] if lines else "it was killed")
+    with _one_processor() as allowed, _started(sandbox, bait.spec("processors"), bait) as fourth:
+        if "cpuset" in fourth.walls.limited:
+            fourth.launch()
+            (line,) = _lines(fourth, 1)
+            text = f"got processors {line}, the harness was allowed {sorted(allowed)}"
+            add("use more processors than allowed", set(json.loads(line)) <= allowed, text)
+
+
+@contextlib.contextmanager
+def _one_processor() -> Iterator[set[int]]:
+    """Meanwhile this thread, and what it starts, may run on one processor only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield os.sched_getaffinity(0)
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextlib.contextmanager

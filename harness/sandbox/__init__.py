@@ -77,8 +77,8 @@ class Walls:
 
     init_pid: process id (harness's view) of the sandbox's init. pid_namespace: inode of its pid namespace, the id by
     which opens are attributed. uid: host uid of its processes. mounts: (target, "ro" or "rw") for each mount in its
-    table. limited: what a control group of its own limits, of "memory" and "pids". shared: the mounts of the system
-    whose inodes others on the host see as well, so that locks and watches there could signal; empty is as it should be.
+    table. limited: what a control group of its own limits, of "cpuset", "memory" and "pids". shared: the mounts of the
+    system whose inodes others on the host see as well, so that locks and watches there could signal; should be empty.
     """
 
     init_pid: int

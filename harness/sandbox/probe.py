@@ -6,7 +6,8 @@ is denied, and what it returns is what it got. Each runs in a process of its own
 tests let it succeed, as root, on a machine that others use.
 
 `probe.py attack` tries everything, leaves marks wherever something could outlive a sandbox, and waits to be killed.
-`probe.py look` looks for the marks of another sandbox, `probe.py memory` takes too much memory."""
+`probe.py look` looks for the marks of another sandbox, `probe.py memory` takes too much memory,
+`probe.py processors` asks for all processors."""
 
 from __future__ import annotations
 
@@ -1401,6 +1402,10 @@ def main() -> None:
     if sys.argv[1] == "memory":
         taken = b"x" * (2 * FACTS["memory_bytes"])
         print(f"{len(taken)} bytes were taken", flush=True)
+        return
+    if sys.argv[1] == "processors":
+        os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF") + 1024))
+        print(json.dumps(sorted(os.sched_getaffinity(0))), flush=True)
         return
     faults = controls()
     results = {"the probe works": f"HOLE: it cannot {', '.join(faults)}" if faults else "denied: nothing that it needs"}

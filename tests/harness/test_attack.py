@@ -115,6 +115,7 @@ HOLES = {
         "write more than allowed",
         "leave more files than allowed",
         "use more memory than allowed",
+        "use more processors than allowed",
     },
     "a careless start": {"inherit a descriptor", "read the environment of the host"},
     "no marks": {
