@@ -40,6 +40,8 @@ PYTHON_INSIDE = "/venv"
 BUILD_SECONDS = 20.0  # bwrap needs a few milliseconds; a machine that needs this long is broken
 EMPTY_SECONDS = 20.0  # a killed sandbox is empty within milliseconds unless a process sits in an uninterruptible sleep
 
+NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
+
 # Mounts that bwrap itself makes, besides those of the spec and of `system_mounts`.
 OWN_MOUNTS = {
     "/": "ro",
@@ -144,6 +146,20 @@ def unused_uid() -> int:
     while (uid := secrets.choice(PHASE_UIDS)) in taken:
         pass
     return uid
+
+
+def children_of(pid: int) -> list[int]:
+    """Child processes of a process's main thread; raises OSError if it is gone."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _program(pid: int) -> tuple[int, int]:
+    facts = os.stat(f"/proc/{pid}/exe")
+    return facts.st_dev, facts.st_ino
+
+
+def _own_namespace(kind: str) -> int:
+    return os.stat(f"/proc/self/ns/{kind}").st_ino
 
 
 def read_mounts(pid: int) -> list[tuple[str, str, str]]:
@@ -289,6 +305,7 @@ class BubblewrapRun:
                 raise RefereeError(
                     f"sandbox for {spec.label}: its mount table is not the one asked for; differing: {wrong}"
                 )
+        self._check_namespaces(spec, message["init_pid"])
         self.walls = Walls(
             init_pid=message["init_pid"],
             pid_namespace=message["pid_namespace"],
@@ -297,6 +314,16 @@ class BubblewrapRun:
             limited=tuple(sorted(self._group.limited)) if self._group else (),
             shared=shared_mounts(message["init_pid"], spec),
         )
+
+    def _check_namespaces(self, spec: SandboxSpec, init: int) -> None:
+        """Raise RefereeError if a namespace of the sandbox is the harness's own, or if its command runs already: then
+        what was executed is not the bwrap that it should be (attack catalogue, S13).
+        """
+        ours = [kind for kind in NAMESPACES if os.stat(f"/proc/{init}/ns/{kind}").st_ino == _own_namespace(kind)]
+        if ours:
+            raise RefereeError(f"sandbox for {spec.label}: it has the host's {', '.join(ours)} namespace")
+        if children_of(init):
+            raise RefereeError(f"sandbox for {spec.label}: its command was started before the walls were checked")
 
     def launch(self) -> float:
         self._control.send(b"launch")
@@ -317,15 +344,15 @@ class BubblewrapRun:
     def confinement(self) -> Confinement | None:
         init = self.walls.init_pid
         try:
-            children = Path(f"/proc/{init}/task/{init}/children").read_text().split()
-            if not children:
+            children = children_of(init)
+            if not children or _program(children[0]) == _program(init):  # bwrap, about to become the command
                 return None
             text = Path(f"/proc/{children[0]}/status").read_text()
             uid_map = " ".join(Path(f"/proc/{children[0]}/uid_map").read_text().split())
         except OSError:
             return None
         status = dict(line.split(":", 1) for line in text.splitlines())
-        if int(status["Seccomp"]) == 0 or not uid_map:  # bwrap's second process, about to become the command
+        if not uid_map:  # it ends just now
             return None
         capabilities = 0
         for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):

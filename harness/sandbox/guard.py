@@ -217,19 +217,30 @@ class Guard:
             os.close(descriptor)
         line = b""
         while not line.endswith(b"\n"):  # bwrap writes the line in pieces
+            if self.control in select.select([self.status_descriptor, self.control], [], [])[0]:
+                self.leave()  # the harness is gone, or has lost patience with a bwrap that says nothing
             piece = os.read(self.status_descriptor, 4096)
             if not piece:
                 raise ChildProcessError("bwrap could not start; its message is in the log")
             line += piece
         started = json.loads(line)
         init_pid = started["child-pid"]
-        self.init_descriptor = os.pidfd_open(init_pid)
+        descriptor = os.pidfd_open(init_pid)
+        if not self.is_init(init_pid):  # and so nothing that may be killed
+            raise ChildProcessError(f"bwrap names process {init_pid}, which is no sandbox of its making")
+        self.init_descriptor = descriptor
         out = os.open(sources[-1], os.O_RDONLY | os.O_DIRECTORY)  # keeps the file system when all namespaces are gone
         # These files belong to the network namespace and can still be read after its last process is gone.
         counters = [os.open(f"/proc/{init_pid}/net/{name}", os.O_RDONLY) for name in ("snmp", "snmp6")]
         descriptors = [self.init_descriptor, out, *counters]
         self.tell("built", descriptors, init_pid=init_pid, pid_namespace=started["pid-namespace"])
         self.watch(os.pidfd_open(self.bwrap_pid), block_write)
+
+    def is_init(self, pid: int) -> bool:
+        """Whether process `pid` is a child of bwrap and the first process of a pid namespace."""
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            facts = dict(line.split(":", 1) for line in file)
+        return int(facts["PPid"]) == self.bwrap_pid and facts["NSpid"].split()[-1] == "1" and pid != 1
 
     def watch(self, bwrap_descriptor: int, block_write: int) -> None:
         """Report the end of the command and of the sandbox, and obey the harness, until the sandbox is empty."""
@@ -292,6 +303,9 @@ class Guard:
         deadline = time.monotonic() + COLLECT_SECONDS
         with contextlib.suppress(ChildProcessError):  # no child is left
             while time.monotonic() < deadline:
+                with open(f"/proc/self/task/{os.getpid()}/children") as children:  # what lost its parent, too
+                    for pid in children.read().split():
+                        os.kill(int(pid), signal.SIGKILL)
                 if os.waitpid(-1, os.WNOHANG) == (0, 0):
                     time.sleep(0.005)
         os._exit(0)
