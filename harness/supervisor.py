@@ -174,11 +174,13 @@ class Supervisor:
                     self._note(violation)
             record = self._record(sandbox.name, running)
         finally:
-            running.close()
-            if self.scorer_thread and self.scorer_thread.is_alive():
-                self.scorer_thread.scorer.stop()
-                self.scorer_thread.join()
-            self.log.close()
+            try:
+                running.close()
+            finally:
+                if self.scorer_thread and self.scorer_thread.is_alive():
+                    self.scorer_thread.scorer.stop()
+                    self.scorer_thread.join()
+                self.log.close()
             if registered:
                 self.registration.remove_sandbox(running.walls)
                 if self.monitor:

@@ -126,7 +126,9 @@ class RunningSandbox(Protocol):
         """A descriptor that becomes readable when `event()` has something to say."""
 
     def event(self) -> SandboxEvent | None:
-        """The next event; None if there is none yet. Raises RefereeError if the guard is lost."""
+        """The next event; None if there is none yet. Raises RefereeError if the guard is lost, or if what was killed
+        does not end.
+        """
 
     def confinement(self) -> Confinement | None:
         """How the running command is confined; None if it is not running yet or no longer."""

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from harness.errors import EnvironmentMissing, RefereeError
 from harness.outputs import remove_tree
+from harness.processes import pid_namespace
 from harness.sandbox import Confinement, Mount, SandboxEvent, SandboxSpec, Walls
 from harness.sandbox.cgroup import PhaseCgroup, hierarchies
 from harness.sandbox.guard import mounts_below
@@ -281,6 +282,7 @@ class BubblewrapRun:
         self._init_descriptor = -1
         self._counters: list[int] = []
         self._empty = False
+        self._killed_at: float | None = None
         self._closed = False
         self.log_descriptor = log_descriptor
         self.out_descriptor = -1
@@ -333,7 +335,11 @@ class BubblewrapRun:
         return message["at"]
 
     def event(self) -> SandboxEvent | None:
-        if self._empty or not select.select([self._control], [], [], 0)[0]:
+        if self._empty:
+            return None
+        if not select.select([self._control], [], [], 0)[0]:
+            if self._killed_at and time.monotonic() > self._killed_at + EMPTY_SECONDS:
+                raise RefereeError(self._not_clean())
             return None
         message, _ = self._receive(time.monotonic() + BUILD_SECONDS)
         if message["event"] == "failed":
@@ -364,6 +370,7 @@ class BubblewrapRun:
 
     def kill(self) -> None:
         if self._init_descriptor >= 0 and not self._empty:
+            self._killed_at = self._killed_at or time.monotonic()
             with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
                 signal.pidfd_send_signal(self._init_descriptor, signal.SIGKILL)
 
@@ -379,10 +386,10 @@ class BubblewrapRun:
             return
         self._closed = True
         self.kill()
-        if self._init_descriptor >= 0 and not select.select([self._init_descriptor], [], [], EMPTY_SECONDS)[0]:
-            raise RefereeError(
-                f"sandbox with init {self.walls.init_pid} could not be killed; no further phase may start"
-            )
+        patience = (self._killed_at or 0.0) + EMPTY_SECONDS - time.monotonic()
+        if self._init_descriptor >= 0 and not select.select([self._init_descriptor], [], [], max(0.0, patience))[0]:
+            self._control.close()  # the guard collects what it can, and the next start of the harness the rest
+            raise RefereeError(self._not_clean())
         self._control.close()  # the guard takes this as the order to leave
         self._guard.wait()
         for descriptor in (self._init_descriptor, self.out_descriptor, self.log_descriptor, *self._counters):
@@ -392,6 +399,23 @@ class BubblewrapRun:
             remove_tree(self._out_directory)
         if self._group and not self._group.remove():
             raise RefereeError("a control group of the sandbox could not be emptied; no further phase may start")
+
+    def _not_clean(self) -> str:
+        """What to say of a sandbox whose processes do not die: nothing can be said about its phase, and whoever is in
+        there may go on one day.
+        """
+        left = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                pid = int(entry.name)  # init only waits for the others
+                if pid != self.walls.init_pid and pid_namespace(pid) == self.walls.pid_namespace:
+                    state = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+                    left.append(f"process {entry.name} (state {state})")
+        who = ", ".join(left[:5]) or f"its init, process {self.walls.init_pid},"
+        return (
+            f"the sandbox is not clean: {who} did not die within {EMPTY_SECONDS:g} s of being killed; "
+            "no further phase may start"
+        )
 
     def _receive(self, deadline: float) -> tuple[dict, list[int]]:
         if not select.select([self._control], [], [], max(0.0, deadline - time.monotonic()))[0]:
