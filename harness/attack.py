@@ -36,7 +36,7 @@ from harness.sandbox.bubblewrap import BubblewrapSandbox, environment
 PROBE = Path(__file__).parent / "sandbox" / "probe.py"
 PROBE_SECONDS = 60.0  # it takes one or two; every attack has a limit of its own
 KILL_SECONDS = 5.0
-GATED_WAYS = 6  # attacks of the probe that end in an open of the gated file
+GATED_WAYS = 7  # attacks of the probe that end in an open of the gated file
 # Attempts of the probe that the kernel's counters must show: TCP and UDP, over IPv4 and, where there is one, IPv6.
 NETWORK_TRIES = 4 if Path("/proc/net/if_inet6").exists() else 2
 NAMESPACES = ("mnt", "cgroup", "uts", "ipc", "user", "pid", "net")
@@ -328,7 +328,7 @@ def _bait() -> Iterator[Bait]:
         directory.chmod(0o755)
         for path in (bait.granted, bait.secret):
             path.write_text(f"{path.name} {secrets.token_hex(8)}\n")
-            path.chmod(0o444)
+            path.chmod(0o555)  # executing is a way of opening
         folder = directory / "folder"
         folder.mkdir(mode=0o755)
         (folder / "file").write_text("a file\n")

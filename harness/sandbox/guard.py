@@ -172,7 +172,8 @@ def become_bwrap(plan: dict, arguments: list[str], log_descriptor: int, keep: li
         os.setresgid(plan["uid"], plan["uid"], plan["uid"])
         os.setresuid(plan["uid"], plan["uid"], plan["uid"])
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs")
-    os.execv(arguments[0], arguments)
+    # bwrap is also the sandbox's init, whose environment everybody inside can read.
+    os.execve(arguments[0], arguments, {})
 
 
 class Guard:

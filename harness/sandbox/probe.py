@@ -60,6 +60,7 @@ NUMBERS = {
     "fsopen": (430, 430),
     "fspick": (433, 433),
     "init_module": (175, 105),
+    "io_setup": (206, 0),
     "io_uring_setup": (425, 425),
     "ioperm": (173, None),
     "iopl": (172, None),
@@ -67,6 +68,8 @@ NUMBERS = {
     "kexec_load": (246, 104),
     "keyctl": (250, 219),
     "listmount": (458, 458),
+    "listns": (470, 470),
+    "memfd_secret": (447, 447),
     "mincore": (27, 232),
     "modify_ldt": (154, None),
     "mount": (165, 40),
@@ -75,6 +78,7 @@ NUMBERS = {
     "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
     "open_tree": (428, 428),
+    "open_tree_attr": (467, 467),
     "perf_event_open": (298, 241),
     "pidfd_getfd": (438, 438),
     "pidfd_open": (434, 434),
@@ -115,6 +119,7 @@ SCRATCH = ("/out", "/tmp", "/dev/shm")  # the places where a phase may write
 MS_REMOUNT, MS_BIND, MNT_DETACH = 0x20, 0x1000, 2
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 PTRACE_SEIZE = 0x4206
+NS_GET_USERNS, NS_GET_PARENT = 0xB701, 0xB702
 F_OFD_GETLK, F_OFD_SETLK = 36, 37
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -280,6 +285,22 @@ def write_outside_the_scratch_directories() -> str:
         else:
             attempts[path] = lambda path=path: open_to_write(path)
     return each(attempts, also=(errno.ENOTDIR, errno.EINVAL))
+
+
+@attack
+def leave_bytes_in_a_cache() -> str:
+    """Wherever programs keep what they have computed: bytecode beside every module, the user's and the system's caches;
+    and anywhere else in Python's own directories.
+    """
+    home = os.path.expanduser("~")
+    caches = [f"{home}/.cache", f"{home}/.triton", f"{home}/.nv", "/root/.cache", "/var/cache", "/var/lib", "/var/tmp"]
+    folders = [path for path in caches if os.path.isdir(path) and not path.startswith("/tmp/")]  # /tmp is the sandbox's
+    for prefix in {sys.prefix, sys.base_prefix}:
+        for folder, names, _ in os.walk(prefix):
+            if os.access(folder, os.W_OK) or os.path.basename(folder) == "__pycache__":
+                folders.append(folder)
+            names[:] = [name for name in names if not os.path.islink(os.path.join(folder, name))]
+    return each({folder: lambda folder=folder: create(f"{folder}/golf-probe-{os.getpid()}") for folder in folders})
 
 
 @attack
@@ -552,6 +573,25 @@ def join_a_namespace() -> str:
     return each({path: lambda path=path: join(path) for path in paths})
 
 
+@attack
+def reach_the_owner_of_a_namespace() -> str:
+    """Namespaces know their parents and owners, and give descriptors of them to whoever may have them."""
+
+    def related(name: str, request: int) -> str:
+        descriptor = os.open(f"/proc/self/ns/{name}", os.O_RDONLY)
+        return os.readlink(f"/proc/self/fd/{checked('ioctl', descriptor, request)}")
+
+    attempts: dict[str, Callable[[], object]] = {
+        f"the owner of {name}": lambda name=name: related(name, NS_GET_USERNS)
+        for name in ("mnt", "net", "ipc", "uts", "cgroup", "pid", "time")
+        if os.path.exists(f"/proc/self/ns/{name}")
+    }
+    attempts["the parent of pid"] = lambda: related("pid", NS_GET_PARENT)
+    attempts["the parent of user"] = lambda: related("user", NS_GET_PARENT)
+    attempts["listns"] = lambda: call("listns", 0, 0, 0, 0)
+    return each(attempts)
+
+
 # --- Other processes
 
 
@@ -651,6 +691,26 @@ def read_the_environment_of_the_host() -> str:
     raise Denied("it holds what the harness set, and nothing else")
 
 
+@attack
+def read_the_environment_of_init() -> str:
+    """Init is bwrap, which the harness started."""
+
+    def of(pid: int) -> str:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            found = [entry.partition(b"=")[0].decode(errors="replace") for entry in file.read().split(b"\0") if entry]
+        if not found:
+            raise Denied("it is empty")
+        return " ".join(found)
+
+    return each({"init": lambda: of(1)})
+
+
+@attack
+def reach_a_terminal() -> str:
+    """Of whoever started the harness, to type into it."""
+    return each({path: lambda path=path: open_to_write(path) for path in ("/dev/tty", "/dev/console", "/dev/tty0")})
+
+
 # --- The kernel's more remote interfaces
 
 
@@ -677,6 +737,17 @@ def set_up_io_uring() -> str:
 def use_bpf() -> str:
     array = ctypes.create_string_buffer(struct.pack("5I", 2, 4, 4, 1, 0) + bytes(108))  # an array of one number
     return each({"map": lambda: call("bpf", 0, array, 128)})
+
+
+@attack
+def take_all_asynchronous_io() -> str:
+    """The number of requests is limited for the whole machine, and shown to everybody in /proc/sys/fs/aio-nr."""
+    return each({"io_setup": lambda: call("io_setup", 1, ctypes.create_string_buffer(8))})
+
+
+@attack
+def hide_memory_from_the_kernel() -> str:
+    return each({"memfd_secret": lambda: call("memfd_secret", 0)})
 
 
 @attack
@@ -1059,6 +1130,9 @@ def gated_attacks() -> dict[str, Callable[[], object]]:
             raise Denied("cat could not open it")
         return done.stdout
 
+    def execute() -> None:
+        os.execv("/in/secret", ["secret"])  # what the kernel says of its contents, it has read
+
     ways = {
         "by its name": _secret("/in/secret"),
         "by a hard link": _secret("/in/folder/hard-link"),
@@ -1066,6 +1140,7 @@ def gated_attacks() -> dict[str, Callable[[], object]]:
         "by a second mount": _secret("/in/alias"),
         "by reopening a descriptor": reopen,
         "by another program": as_a_program,
+        "by executing it": execute,
     }
     return {
         f"open a gated file {way}": lambda open_it=open_it: each({"open": open_it}) for way, open_it in ways.items()
@@ -1097,6 +1172,7 @@ def mount_something() -> str:
     attempts["fsopen"] = lambda: call("fsopen", b"tmpfs", 0)
     attempts["fspick"] = lambda: call("fspick", AT_FDCWD, b"/tmp", 0)
     attempts["open_tree"] = lambda: call("open_tree", AT_FDCWD, b"/usr", 1)
+    attempts["open_tree_attr"] = lambda: call("open_tree_attr", AT_FDCWD, b"/usr", 1, bytes(32), 32)
     attempts["move_mount"] = lambda: call("move_mount", AT_FDCWD, b"/in", AT_FDCWD, place, 0)
     attempts["mount_setattr"] = lambda: call("mount_setattr", AT_FDCWD, b"/usr", 0, bytes(32), 32)
     attempts["statmount"] = lambda: call("statmount", 0, 0, 0, 0)

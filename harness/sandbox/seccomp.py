@@ -3,7 +3,7 @@
 A list of what is denied, not of what is allowed: a training stack uses too much of the kernel for the other way round.
 Denied is what reaches around the walls or the witness (handles, mounts, namespaces, other processes' memory and
 descriptors, the page cache's state), what outlives a sandbox (keyrings), what hides calls from a filter (io_uring,
-foreign ABIs), and kernel surface with no use here."""
+foreign ABIs), what uses up a limit of the whole machine (io_setup), and kernel surface with no use here."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ _NUMBERS: dict[str, tuple[int, int | None]] = {
     "kcmp": (312, 272),
     "bpf": (321, 280),
     "userfaultfd": (323, 282),
+    "memfd_secret": (447, 447),
+    "io_setup": (206, 0),
     "perf_event_open": (298, 241),
     "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
@@ -75,6 +77,8 @@ _NUMBERS: dict[str, tuple[int, int | None]] = {
     "fsmount": (432, 432),
     "fspick": (433, 433),
     "mount_setattr": (442, 442),
+    "open_tree_attr": (467, 467),
+    "listns": (470, 470),
     "statmount": (457, 457),
     "listmount": (458, 458),
     "swapon": (167, 224),
@@ -99,7 +103,7 @@ _NUMBERS: dict[str, tuple[int, int | None]] = {
     "uselib": (134, None),
 }
 # Libraries try these first and fall back when the kernel does not know them.
-NOT_IMPLEMENTED = frozenset({"clone3", "io_uring_setup", "io_uring_enter", "io_uring_register"})
+NOT_IMPLEMENTED = frozenset({"clone3", "io_setup", "io_uring_setup", "io_uring_enter", "io_uring_register"})
 _BY_ARGUMENT = frozenset({"socket", "clone", "fcntl"})  # denied only with some arguments
 
 _ARCHITECTURES = {

@@ -8,9 +8,11 @@ import contextlib
 import ctypes
 import json
 import os
+import pty
 import struct
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +21,7 @@ from harness.access import AccessMonitor
 from harness.attack import AttackResult, run_attacks
 from harness.processes import start_time
 from harness.sandbox import SMALL, SandboxSpec, Walls, bubblewrap, probe, seccomp
-from harness.sandbox.bubblewrap import BubblewrapRun, BubblewrapSandbox
+from harness.sandbox.bubblewrap import BubblewrapRun, BubblewrapSandbox, interpreter
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.privileged]
 ALLOW_EVERYTHING = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
@@ -36,6 +38,8 @@ HOLES = {
         "use a keyring",
         "set up io uring",
         "use userfaultfd",
+        "take all asynchronous io",
+        "hide memory from the kernel",
         "listen to opens",
         "ask what is in the page cache",
         "call the kernel as a 32 bit program",
@@ -77,6 +81,7 @@ HOLES = {
         "make a user namespace",
         "make any other namespace",
         "make a time namespace",
+        "reach the owner of a namespace",
         "join a namespace",
         "overwrite the program of init",
         "use bpf",
@@ -96,6 +101,7 @@ HOLES = {
         "control the host through sockets",
         "write outside the scratch directories",
         "find devices",
+        "leave bytes in a cache",
         "read the raw disk",
         "read kernel memory",
         "use sysfs",
@@ -117,7 +123,11 @@ HOLES = {
         "use more memory than allowed",
         "use more processors than allowed",
     },
-    "a careless start": {"inherit a descriptor", "read the environment of the host"},
+    "a careless start": {
+        "inherit a descriptor",
+        "read the environment of the host",
+        "read the environment of init",
+    },
     "no marks": {
         "open a gated file by its name",
         "open a gated file by a hard link",
@@ -125,6 +135,7 @@ HOLES = {
         "open a gated file by a second mount",
         "open a gated file by reopening a descriptor",
         "open a gated file by another program",
+        "open a gated file by executing it",
         "open a gated file unseen",
         "open a gated file as somebody else",
         "open an input before its gate is seen",
@@ -143,6 +154,7 @@ HOLES = {
 }
 SHOWN_ELSEWHERE = {  # in tests of their own, below
     "signal a process of the host",
+    "reach a terminal",
     "run without a system call filter",
     "run without no_new_privs",
     "run under another uid",
@@ -164,7 +176,7 @@ class AnyTable(dict):
 
 @pytest.fixture
 def weaken(monkeypatch) -> Callable[[Change], None]:
-    """Change what bwrap is told, and do not check what comes of it."""
+    """Change what bwrap is told, and do not check what comes of it (tests/harness/test_launcher.py does)."""
 
     def apply(change: Change) -> None:
         original = bubblewrap.bwrap_arguments
@@ -176,6 +188,7 @@ def weaken(monkeypatch) -> Callable[[Change], None]:
 
         monkeypatch.setattr(bubblewrap, "bwrap_arguments", changed)
         monkeypatch.setattr(bubblewrap, "expected_mount_table", lambda spec: AnyTable())
+        monkeypatch.setattr(BubblewrapRun, "_check_namespaces", lambda self, spec, init: None)
 
     return apply
 
@@ -268,7 +281,7 @@ def test_as_root(weaken, no_filter, tidy):
 
 
 def test_with_the_hosts_files(weaken, no_filter, tidy, tmp_path):
-    for name in ("tmp", "shm", "run", "out"):
+    for name in ("tmp", "shm", "run", "out", "cache"):
         (tmp_path / name).mkdir()
     (tmp_path / "run" / "docker.sock").touch()
     (tmp_path / "disk").write_bytes(bytes(512))
@@ -277,6 +290,7 @@ def test_with_the_hosts_files(weaken, no_filter, tidy, tmp_path):
         become_root(arguments, sources)
         add(arguments, "--dev-bind", "/sys", "/sys", "--dev-bind", "/proc", "/proc", "--ro-bind", "/etc", "/etc")
         add(arguments, "--bind", str(tmp_path / "run"), "/mnt", "--dev-bind", "/dev/null", "/dev/nvidia0")
+        add(arguments, "--bind", str(tmp_path / "cache"), f"{Path(interpreter()).parents[1]}/share")
         for path in ("/dev/sda", "/dev/mem"):
             add(arguments, "--ro-bind", str(tmp_path / "disk"), path)
         for name, target in {"tmp": "/tmp", "shm": "/dev/shm", "run": "/run", "out": "/out"}.items():
@@ -309,7 +323,13 @@ def test_without_limits(monkeypatch):
     assert HOLES["no limits"] <= holes()
 
 
-def test_with_a_careless_start(weaken):
+def test_with_a_careless_start(weaken, monkeypatch, tmp_path):
+    guard = bubblewrap.GUARD.read_text()
+    (tmp_path / "guard.py").write_text(
+        guard.replace("os.execve(arguments[0], arguments, {})", "os.execv(arguments[0], arguments)")
+    )
+    monkeypatch.setattr(bubblewrap, "GUARD", tmp_path / "guard.py")
+
     def change(arguments: list, _sources: list) -> None:
         run_first(arguments, "exec 7</etc/passwd")
         arguments[1:1] = ["--setenv", "LD_LIBRARY_PATH", "/usr/lib"]
@@ -403,6 +423,17 @@ def test_unconfined_processes_are_noticed(monkeypatch):
     attack._look_from_outside(Unconfined(), lambda name, denied, _: None if denied else found.add(name))
     assert found >= {"run without a system call filter", "run without no_new_privs", "run under another uid"}
     assert found >= {"share a namespace with the host", "run with capabilities"}
+
+
+def test_a_terminal_is_noticed():
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.write(1, probe.outcome(probe.ATTACKS["reach a terminal"]).encode())
+        os._exit(0)
+    said = os.read(terminal, 1000)
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    assert said.startswith(b"HOLE: /dev/tty")
 
 
 def test_a_visible_process_is_noticed(monkeypatch):
