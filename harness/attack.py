@@ -36,7 +36,7 @@ from harness.sandbox.bubblewrap import BubblewrapSandbox, environment
 PROBE = Path(__file__).parent / "sandbox" / "probe.py"
 PROBE_SECONDS = 60.0  # it takes one or two; every attack has a limit of its own
 KILL_SECONDS = 5.0
-GATED_WAYS = 6  # attacks of the probe that end in an open of the gated file
+GATED_WAYS = 7  # attacks of the probe that end in an open of the gated file
 # Attempts of the probe that the kernel's counters must show: TCP and UDP, over IPv4 and, where there is one, IPv6.
 NETWORK_TRIES = 4 if Path("/proc/net/if_inet6").exists() else 2
 NAMESPACES = ("mnt", "cgroup", "uts", "ipc", "user", "pid", "net")
@@ -146,6 +146,23 @@ def _attack(sandbox: Sandbox, bait: Bait, add: Add) -> None:
             third.launch()
             lines = _lines(third, 1)
             add("use more memory than allowed", not lines, lines[0] if lines else "it was killed")
+    with _one_processor() as allowed, _started(sandbox, bait.spec("processors"), bait) as fourth:
+        if "cpuset" in fourth.walls.limited:
+            fourth.launch()
+            (line,) = _lines(fourth, 1)
+            text = f"got processors {line}, the harness was allowed {sorted(allowed)}"
+            add("use more processors than allowed", set(json.loads(line)) <= allowed, text)
+
+
+@contextlib.contextmanager
+def _one_processor() -> Iterator[set[int]]:
+    """Meanwhile this thread, and what it starts, may run on one processor only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield os.sched_getaffinity(0)
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextlib.contextmanager
@@ -311,7 +328,7 @@ def _bait() -> Iterator[Bait]:
         directory.chmod(0o755)
         for path in (bait.granted, bait.secret):
             path.write_text(f"{path.name} {secrets.token_hex(8)}\n")
-            path.chmod(0o444)
+            path.chmod(0o555)  # executing is a way of opening
         folder = directory / "folder"
         folder.mkdir(mode=0o755)
         (folder / "file").write_text("a file\n")

@@ -130,7 +130,9 @@ class Registration:
         self.close()
 
     def close(self) -> None:
-        self._path.unlink(missing_ok=True)
+        """Remove the entry, unless a sandbox is left that could not be killed: whoever starts next must know of it."""
+        if not self._sandboxes:
+            self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:
         pid = os.getpid()

@@ -29,6 +29,7 @@ from harness.scoring.scorer import ProbeScorer, Score, Scorer
 
 TICK_SECONDS = 0.2  # progress is shown at least this often
 LOOK_SECONDS = 1.0  # other runs on the machine are looked for at least this often
+FIRST_TICK_SECONDS = 0.005  # until the command has been seen to be confined, which it must be
 GOODBYE_SECONDS = 1.0  # a server whose connection broke may still tell, by its exit code, that it crashed
 
 
@@ -184,11 +185,13 @@ class Supervisor:
                     self._note(violation)
             record = self._record(sandbox.name, running)
         finally:
-            running.close()
-            if self.scorer_thread and self.scorer_thread.is_alive():
-                self.scorer_thread.scorer.stop()
-                self.scorer_thread.join()
-            self.log.close()
+            try:
+                running.close()
+            finally:
+                if self.scorer_thread and self.scorer_thread.is_alive():
+                    self.scorer_thread.scorer.stop()
+                    self.scorer_thread.join()
+                self.log.close()
             if registered:
                 self.registration.remove_sandbox(running.walls)
                 if self.monitor:
@@ -197,7 +200,9 @@ class Supervisor:
         return PhaseOutcome(record, self.violations, self._score(), taken)
 
     def _check_at_the_end(self, network_attempts: int) -> None:
-        """The rules that can only be judged when the sandbox is empty."""
+        """The rules that can only be judged when the sandbox is empty; raises RefereeError if nobody saw how the
+        command was confined, and it broke no rule.
+        """
         self.network_attempts = network_attempts
         if network_attempts:
             text = f"{network_attempts} attempts to reach something outside the sandbox found no route"
@@ -205,6 +210,8 @@ class Supervisor:
         if self.clock.gate is None and not self.violations:
             text = "it ended without opening its gated input, so its clock never ran"
             self._note(Violation(Reason.GATE_NEVER_OPENED, text))
+        if self.confinement is None and not self.violations:
+            raise RefereeError(f"the command of {self.label} ended before it was seen to be confined")
 
     def _watch(self, running: RunningSandbox) -> None:
         clock = self.clock
@@ -218,12 +225,9 @@ class Supervisor:
         log_open = True
         while clock.empty is None:
             now = time.monotonic()
+            tick = TICK_SECONDS if self.confinement else FIRST_TICK_SECONDS
             deadlines = [clock.next_deadline(), *([self.kill_at] if self.kill_at else [])]
-            wait = (
-                max(0.0, min(TICK_SECONDS, *(deadline - now for deadline in deadlines)))
-                if not self.killed
-                else TICK_SECONDS
-            )
+            wait = max(0.0, min(tick, *(deadline - now for deadline in deadlines))) if not self.killed else TICK_SECONDS
             select.select([*sources, *([running.log_descriptor] if log_open else [])], [], [], wait)
             log_open = log_open and self.log.pump(running.log_descriptor)
             self._take_opens(running)
@@ -370,6 +374,7 @@ class Supervisor:
                 pid_namespace=walls.pid_namespace,
                 mounts=walls.mounts,
                 limited=walls.limited,
+                shared=walls.shared,
                 capabilities=confinement.capabilities if confinement else None,
                 seccomp=confinement.seccomp if confinement else None,
                 no_new_privileges=confinement.no_new_privileges if confinement else None,

@@ -52,7 +52,8 @@ class DeniedOpen(Part):
 
 class SandboxEvidence(Part):
     """What the harness read from the kernel. Before the phase's first instruction: host uid, pid namespace, mount table
-    (path, ro or rw), what a control group limits. While its command ran: the union of its capability sets, its seccomp
+    (path, ro or rw), what a control group limits, the mounts of the system that are shared with others (empty as root,
+    unless the kernel has no overlayfs). While its command ran: the union of its capability sets, its seccomp
     mode (2: filter), no_new_privs, its uid map; null if it ended before they could be read.
     """
 
@@ -61,6 +62,7 @@ class SandboxEvidence(Part):
     pid_namespace: int
     mounts: tuple[tuple[str, str], ...]
     limited: tuple[str, ...]
+    shared: tuple[str, ...]
     capabilities: str | None
     seccomp: int | None
     no_new_privileges: bool | None

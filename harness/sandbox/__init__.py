@@ -77,7 +77,8 @@ class Walls:
 
     init_pid: process id (harness's view) of the sandbox's init. pid_namespace: inode of its pid namespace, the id by
     which opens are attributed. uid: host uid of its processes. mounts: (target, "ro" or "rw") for each mount in its
-    table. limited: what a control group of its own limits, of "memory" and "pids".
+    table. limited: what a control group of its own limits, of "cpuset", "memory" and "pids". shared: the mounts of the
+    system whose inodes others on the host see as well, so that locks and watches there could signal; should be empty.
     """
 
     init_pid: int
@@ -85,6 +86,7 @@ class Walls:
     uid: int
     mounts: tuple[tuple[str, str], ...]
     limited: tuple[str, ...]
+    shared: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,9 @@ class RunningSandbox(Protocol):
         """A descriptor that becomes readable when `event()` has something to say."""
 
     def event(self) -> SandboxEvent | None:
-        """The next event; None if there is none yet. Raises RefereeError if the guard is lost."""
+        """The next event; None if there is none yet. Raises RefereeError if the guard is lost, or if what was killed
+        does not end.
+        """
 
     def confinement(self) -> Confinement | None:
         """How the running command is confined; None if it is not running yet or no longer."""

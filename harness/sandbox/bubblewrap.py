@@ -26,8 +26,10 @@ from pathlib import Path
 
 from harness.errors import EnvironmentMissing, RefereeError
 from harness.outputs import remove_tree
+from harness.processes import pid_namespace
 from harness.sandbox import Confinement, Mount, SandboxEvent, SandboxSpec, Walls
 from harness.sandbox.cgroup import PhaseCgroup, hierarchies
+from harness.sandbox.guard import mounts_below
 from harness.sandbox.seccomp import filter_program
 
 GUARD = Path(__file__).with_name("guard.py")
@@ -38,6 +40,8 @@ PHASE_UIDS = range(1 << 30, 1 << 31)  # host uids of phases; far from any that a
 PYTHON_INSIDE = "/venv"
 BUILD_SECONDS = 20.0  # bwrap needs a few milliseconds; a machine that needs this long is broken
 EMPTY_SECONDS = 20.0  # a killed sandbox is empty within milliseconds unless a process sits in an uninterruptible sleep
+
+NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 
 # Mounts that bwrap itself makes, besides those of the spec and of `system_mounts`.
 OWN_MOUNTS = {
@@ -145,27 +149,59 @@ def unused_uid() -> int:
     return uid
 
 
-def read_mount_table(pid: int) -> dict[str, str]:
-    """Mount points of process `pid` and whether each is "ro" or "rw", from the kernel. Empty when the process is gone,
-    and for an instant while bwrap exchanges the root.
+def children_of(pid: int) -> list[int]:
+    """Child processes of a process's main thread; raises OSError if it is gone."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _program(pid: int) -> tuple[int, int]:
+    facts = os.stat(f"/proc/{pid}/exe")
+    return facts.st_dev, facts.st_ino
+
+
+def _own_namespace(kind: str) -> int:
+    return os.stat(f"/proc/self/ns/{kind}").st_ino
+
+
+def read_mounts(pid: int) -> list[tuple[str, str, str]]:
+    """The mounts of process `pid` as (mount point, "ro" or "rw", device number of the file system), from the kernel.
+    Empty when the process is gone, and for an instant while bwrap exchanges the root.
     """
     try:
         lines = Path(f"/proc/{pid}/mountinfo").read_bytes().split(b"\n")
     except OSError:
-        return {}
-    table = {}
+        return []
+    mounts = []
     for line in filter(None, lines):
         fields = line.split(b" ")
         target = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), fields[4])  # space is \040 there
-        table[os.fsdecode(target)] = fields[5].split(b",")[0].decode()
-    return table
+        mounts.append((os.fsdecode(target), fields[5].split(b",")[0].decode(), fields[2].decode()))
+    return mounts
+
+
+def read_mount_table(pid: int) -> dict[str, str]:
+    """Mount points of process `pid` and whether each is "ro" or "rw"; empty as `read_mounts` is."""
+    return {target: mode for target, mode, _ in read_mounts(pid)}
 
 
 def expected_mount_table(spec: SandboxSpec) -> dict[str, str]:
     """The mount points that a sandbox of `spec` must have: these and no others."""
-    system, _ = system_mounts()
-    asked = {mount.target: "rw" if mount.device else "ro" for mount in (*system, *spec.mounts)}
+    asked = {}
+    for mount in (*system_mounts()[0], *spec.mounts):
+        asked[mount.target] = "rw" if mount.device else "ro"
+        source = os.path.realpath(mount.source)
+        for inner in mounts_below(source):
+            asked[mount.target + inner.removeprefix(source)] = "ro"
     return {**OWN_MOUNTS, **asked}
+
+
+def shared_mounts(pid: int, spec: SandboxSpec) -> tuple[str, ...]:
+    """The mounts of the sandbox's system that lie on a file system of the host, and so on inodes that other sandboxes
+    see, too; none where the guard could stage everything (see `guard.stage_own`).
+    """
+    host = {device for _, _, device in read_mounts(os.getpid())}
+    inputs = {mount.target for mount in spec.mounts if not mount.device}
+    return tuple(sorted(target for target, _, device in read_mounts(pid) if device in host and target not in inputs))
 
 
 class BubblewrapSandbox:
@@ -198,6 +234,7 @@ class BubblewrapSandbox:
         plan = {
             "arguments": arguments,
             "sources": sources,
+            "own": [str(mount.source) for mount in system_mounts()[0]],
             "limits": limits,
             "seccomp": filter_program().hex(),
             "uid": uid,
@@ -245,6 +282,7 @@ class BubblewrapRun:
         self._init_descriptor = -1
         self._counters: list[int] = []
         self._empty = False
+        self._killed_at: float | None = None
         self._closed = False
         self.log_descriptor = log_descriptor
         self.out_descriptor = -1
@@ -269,13 +307,25 @@ class BubblewrapRun:
                 raise RefereeError(
                     f"sandbox for {spec.label}: its mount table is not the one asked for; differing: {wrong}"
                 )
+        self._check_namespaces(spec, message["init_pid"])
         self.walls = Walls(
             init_pid=message["init_pid"],
             pid_namespace=message["pid_namespace"],
             uid=os.geteuid() if uid is None else uid,
             mounts=tuple(sorted(found.items())),
             limited=tuple(sorted(self._group.limited)) if self._group else (),
+            shared=shared_mounts(message["init_pid"], spec),
         )
+
+    def _check_namespaces(self, spec: SandboxSpec, init: int) -> None:
+        """Raise RefereeError if a namespace of the sandbox is the harness's own, or if its command runs already: then
+        what was executed is not the bwrap that it should be (attack catalogue, S13).
+        """
+        ours = [kind for kind in NAMESPACES if os.stat(f"/proc/{init}/ns/{kind}").st_ino == _own_namespace(kind)]
+        if ours:
+            raise RefereeError(f"sandbox for {spec.label}: it has the host's {', '.join(ours)} namespace")
+        if children_of(init):
+            raise RefereeError(f"sandbox for {spec.label}: its command was started before the walls were checked")
 
     def launch(self) -> float:
         self._control.send(b"launch")
@@ -285,7 +335,11 @@ class BubblewrapRun:
         return message["at"]
 
     def event(self) -> SandboxEvent | None:
-        if self._empty or not select.select([self._control], [], [], 0)[0]:
+        if self._empty:
+            return None
+        if not select.select([self._control], [], [], 0)[0]:
+            if self._killed_at and time.monotonic() > self._killed_at + EMPTY_SECONDS:
+                raise RefereeError(self._not_clean())
             return None
         message, _ = self._receive(time.monotonic() + BUILD_SECONDS)
         if message["event"] == "failed":
@@ -296,15 +350,15 @@ class BubblewrapRun:
     def confinement(self) -> Confinement | None:
         init = self.walls.init_pid
         try:
-            children = Path(f"/proc/{init}/task/{init}/children").read_text().split()
-            if not children:
+            children = children_of(init)
+            if not children or _program(children[0]) == _program(init):  # bwrap, about to become the command
                 return None
             text = Path(f"/proc/{children[0]}/status").read_text()
             uid_map = " ".join(Path(f"/proc/{children[0]}/uid_map").read_text().split())
         except OSError:
             return None
         status = dict(line.split(":", 1) for line in text.splitlines())
-        if int(status["Seccomp"]) == 0 or not uid_map:  # bwrap's second process, about to become the command
+        if not uid_map:  # it ends just now
             return None
         capabilities = 0
         for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
@@ -316,6 +370,7 @@ class BubblewrapRun:
 
     def kill(self) -> None:
         if self._init_descriptor >= 0 and not self._empty:
+            self._killed_at = self._killed_at or time.monotonic()
             with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
                 signal.pidfd_send_signal(self._init_descriptor, signal.SIGKILL)
 
@@ -331,10 +386,10 @@ class BubblewrapRun:
             return
         self._closed = True
         self.kill()
-        if self._init_descriptor >= 0 and not select.select([self._init_descriptor], [], [], EMPTY_SECONDS)[0]:
-            raise RefereeError(
-                f"sandbox with init {self.walls.init_pid} could not be killed; no further phase may start"
-            )
+        patience = (self._killed_at or 0.0) + EMPTY_SECONDS - time.monotonic()
+        if self._init_descriptor >= 0 and not select.select([self._init_descriptor], [], [], max(0.0, patience))[0]:
+            self._control.close()  # the guard collects what it can, and the next start of the harness the rest
+            raise RefereeError(self._not_clean())
         self._control.close()  # the guard takes this as the order to leave
         self._guard.wait()
         for descriptor in (self._init_descriptor, self.out_descriptor, self.log_descriptor, *self._counters):
@@ -344,6 +399,23 @@ class BubblewrapRun:
             remove_tree(self._out_directory)
         if self._group and not self._group.remove():
             raise RefereeError("a control group of the sandbox could not be emptied; no further phase may start")
+
+    def _not_clean(self) -> str:
+        """What to say of a sandbox whose processes do not die: nothing can be said about its phase, and whoever is in
+        there may go on one day.
+        """
+        left = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                pid = int(entry.name)  # init only waits for the others
+                if pid != self.walls.init_pid and pid_namespace(pid) == self.walls.pid_namespace:
+                    state = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+                    left.append(f"process {entry.name} (state {state})")
+        who = ", ".join(left[:5]) or f"its init, process {self.walls.init_pid},"
+        return (
+            f"the sandbox is not clean: {who} did not die within {EMPTY_SECONDS:g} s of being killed; "
+            "no further phase may start"
+        )
 
     def _receive(self, deadline: float) -> tuple[dict, list[int]]:
         if not select.select([self._control], [], [], max(0.0, deadline - time.monotonic()))[0]:

@@ -1,4 +1,5 @@
-"""A control group for each sandbox: memory and process limits, and one more way to kill it and to see that it is empty.
+"""A control group for each sandbox: limits of memory, processes and processors, and one more way to kill it and to see
+that it is empty.
 
 Works with version 2, version 1, and both side by side. A group's name holds the process id and start time of the
 harness that made it, so that the next start can tell groups that a killed harness has left behind."""
@@ -6,6 +7,7 @@ harness that made it, so that the next start can tell groups that a killed harne
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import signal
@@ -16,14 +18,14 @@ from pathlib import Path
 from harness.processes import is_running, start_time
 
 FOLDER = "parameter-golf"
-V2_CONTROLLERS = ("memory", "pids")
+CONTROLLERS = ("cpuset", "memory", "pids")
 REMOVE_SECONDS = 2.0  # a group can be removed once its last process has been reaped
 _numbers = itertools.count()
 
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """A mounted hierarchy that this process may make groups in. `controllers` of V2_CONTROLLERS that it offers."""
+    """A mounted hierarchy that this process may make groups in. `controllers`: those of CONTROLLERS that it offers."""
 
     root: Path
     version: int
@@ -31,7 +33,7 @@ class Hierarchy:
 
 
 def hierarchies(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Hierarchy]:
-    """The writable hierarchies that offer memory or pids, and version 2 even without them, for its cgroup.kill."""
+    """The writable hierarchies that offer any of CONTROLLERS, and version 2 even without them, for its cgroup.kill."""
     found = []
     for line in mountinfo.read_text().splitlines():
         fields = line.split()
@@ -39,8 +41,8 @@ def hierarchies(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Hierarch
         root = Path(fields[4])
         if kind == "cgroup2":
             offered = (root / "cgroup.controllers").read_text().split()
-            found.append(Hierarchy(root, 2, frozenset(offered) & frozenset(V2_CONTROLLERS)))
-        elif kind == "cgroup" and (offered := frozenset(options) & frozenset(V2_CONTROLLERS)):
+            found.append(Hierarchy(root, 2, frozenset(offered) & frozenset(CONTROLLERS)))
+        elif kind == "cgroup" and (offered := frozenset(options) & frozenset(CONTROLLERS)):
             found.append(Hierarchy(root, 1, offered))
     return [hierarchy for hierarchy in found if os.access(hierarchy.root, os.W_OK)]
 
@@ -49,7 +51,7 @@ class PhaseCgroup:
     """The groups of one sandbox, one in each hierarchy; raises OSError if they cannot be made.
 
     memory_bytes counts everything the sandbox's processes keep in memory, /out, /tmp and /dev/shm included, without
-    swap."""
+    swap. They may run on the processors that the harness may run on; without a group they could ask for all."""
 
     def __init__(self, memory_bytes: int, processes: int) -> None:
         pid = os.getpid()
@@ -71,7 +73,7 @@ class PhaseCgroup:
 
     @property
     def limited(self) -> frozenset[str]:
-        """Which of memory and pids are limited."""
+        """Which of CONTROLLERS limit it."""
         return frozenset().union(*(hierarchy.controllers for hierarchy, _ in self._groups))
 
     def peak_memory_bytes(self) -> int | None:
@@ -101,13 +103,21 @@ def _make(hierarchy: Hierarchy, name: str) -> Path:
                 enable = " ".join(f"+{controller}" for controller in sorted(hierarchy.controllers))
                 (hierarchy.root / "cgroup.subtree_control").write_text(enable)
                 (parent / "cgroup.subtree_control").write_text(enable)
+            elif "cpuset" in hierarchy.controllers:  # of version 1, whose groups begin with no processor at all
+                _allow(parent, processors=(hierarchy.root / "cpuset.cpus").read_text(), like=hierarchy.root)
             (parent / name).mkdir()
-        except FileNotFoundError:
-            if attempt == 9:
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV) or attempt == 9:  # ENODEV: removed while we write
                 raise
         else:
             break
     return parent / name
+
+
+def _allow(group: Path, processors: str, like: Path) -> None:
+    """Let `group` run on `processors` (as the kernel lists them), with the memory that the group `like` may use."""
+    (group / "cpuset.cpus").write_text(processors)
+    (group / "cpuset.mems").write_text((like / "cpuset.mems").read_text())
 
 
 def _limit(hierarchy: Hierarchy, group: Path, memory_bytes: int, processes: int) -> None:
@@ -120,6 +130,8 @@ def _limit(hierarchy: Hierarchy, group: Path, memory_bytes: int, processes: int)
         (group / "memory.limit_in_bytes").write_text(str(memory_bytes))
         if (group / "memory.memsw.limit_in_bytes").exists():  # memory and swap together
             (group / "memory.memsw.limit_in_bytes").write_text(str(memory_bytes))
+    if "cpuset" in hierarchy.controllers:
+        _allow(group, ",".join(map(str, sorted(os.sched_getaffinity(0)))), like=group.parent)
     if "pids" in hierarchy.controllers:
         (group / "pids.max").write_text(str(processes))
 

@@ -1,8 +1,10 @@
 """The guard: the trusted process between the harness and one bubblewrap sandbox. A script; standard library only.
 
 Its life:
-1. read the plan (JSON on stdin, see `bubblewrap.py`); as root, enter a mount namespace of its own and bind every source
-   under one directory, so that an unprivileged uid can reach what lies in private places; nothing shows on the host
+1. read the plan (JSON on stdin, see `bubblewrap.py`); as root, enter a mount namespace of its own and bring every
+   source under one directory, so that an unprivileged uid can reach what lies in private places; nothing shows on the
+   host. The system's trees, files and devices come as inodes of this sandbox's own: a lock or a watch on an inode that
+   two sandboxes share would be a signal from one to the other (attack catalogue, P04 and X30)
 2. fork; the child drops to the phase's uid, sets limits and executes bwrap, which builds the walls and then waits
 3. hand the harness the pid file descriptor of the sandbox's init and the network counters; wait for its word to launch
 4. tell it when the command has exited and when init, and with it the whole pid namespace, is gone
@@ -17,19 +19,23 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import resource
 import select
+import shutil
 import signal
 import socket
+import stat
 import sys
 import time
 from typing import NoReturn
 
-CLONE_NEWNS = 0x00020000
-MS_REC, MS_PRIVATE, MS_BIND = 0x4000, 1 << 18, 0x1000
+CLONE_NEWNS, CLONE_NEWTIME = 0x00020000, 0x00000080
+MS_RDONLY, MS_REC, MS_PRIVATE, MS_BIND = 1, 0x4000, 1 << 18, 0x1000
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE = 36, 38, 4
 NOT_EXECUTABLE = 127  # as a shell reports it
 COLLECT_SECONDS = 5.0  # killed processes are gone in milliseconds, unless one sits in an uninterruptible sleep
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")  # those that bwrap's --dev binds
 STAGE = "/mnt"  # any directory that everybody may search; covered by a tmpfs in the guard's own mount namespace
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -48,27 +54,101 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str | No
     )
 
 
-def stage_sources(sources: list[str], out: dict, uid: int) -> list[str]:
-    """Bind `sources` (host paths) under STAGE in a private mount namespace, and make a file system for /out there;
-    returns the path of each, /out last. Needs root.
+def mounts_below(directory: str, mountinfo: str = "/proc/self/mountinfo") -> list[str]:
+    """The mount points inside `directory`, outer ones first."""
+    found = []
+    with open(mountinfo, "rb") as lines:
+        for line in lines:
+            escaped = line.split(b" ")[4]
+            path = os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), escaped))
+            if path.startswith(directory + "/"):
+                found.append(path)
+    return sorted(set(found))
+
+
+def bind(source: str, target: str) -> None:
+    """Bind the file or directory `source`, with all that is mounted in it, on a new `target`."""
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+    elif not os.path.exists(target):
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+    mount(source, target, None, MS_BIND | MS_REC)
+
+
+def stage_own(number: int, source: str, target: str) -> None:
+    """Put what `source` holds at the new path `target`, on inodes that no other sandbox has: a copy of a file, a
+    read-only overlay over a directory and over each directory that is mounted in it.
+
+    Where the kernel can make no overlay (it has none, or the tree lies on two of them already) the tree itself is
+    bound, and so is a file that is mounted inside a tree. `bubblewrap.shared_mounts` sees that in the mount table."""
+    if not os.path.isdir(source):
+        shutil.copyfile(source, target)
+        os.chmod(target, 0o755 if os.stat(source).st_mode & 0o111 else 0o644)
+        return
+    lower = f"{STAGE}/lower-{number}"  # a name without the commas and colons that mean something in options
+    bind(source, lower)
+    os.mkdir(target)
+    for tree in (lower, *mounts_below(lower)):  # an overlay does not show what is mounted in the tree below it
+        place = target + tree.removeprefix(lower)
+        try:
+            if not os.path.isdir(tree):
+                raise NotADirectoryError
+            mount("overlay", place, "overlay", MS_RDONLY, f"lowerdir={tree}:{STAGE}/empty")
+        except OSError:
+            mount(tree, place, None, MS_BIND)
+
+
+def stage_devices() -> None:
+    """Cover /dev, in this mount namespace, with nodes of one's own, which bwrap binds into the sandbox's /dev. Where
+    no nodes can be made (a container without CAP_MKNOD) the host's stay.
+    """
+    own = f"{STAGE}/dev"
+    os.mkdir(own)
+    try:
+        for name in DEVICES:
+            make_node(f"/dev/{name}", f"{own}/{name}")
+            os.close(os.open(f"{own}/{name}", os.O_PATH))
+        os.close(os.open(f"{own}/null", os.O_RDWR))  # making a node can be allowed, and opening it not
+    except OSError:
+        return
+    mount(own, "/dev", None, MS_BIND)
+
+
+def make_node(source: str, target: str) -> None:
+    """A device node like `source`, which is another inode to locks and watches and the same device to the driver."""
+    facts = os.stat(source)
+    os.mknod(target, facts.st_mode, facts.st_rdev)
+    os.chmod(target, stat.S_IMODE(facts.st_mode))  # whatever the umask
+
+
+def stage_sources(plan: dict) -> list[str]:
+    """Bring the plan's sources (host paths) under STAGE in a private mount namespace, and make a file system for /out
+    there; returns the path of each, /out last. Needs root.
     """
     check(libc.unshare(CLONE_NEWNS), "unshare the mount namespace")
     mount("none", "/", None, MS_REC | MS_PRIVATE)
-    opened = [os.open(source, os.O_PATH) for source in sources]  # before the tmpfs may cover them
-    mount("tmpfs", STAGE, "tmpfs", 0, "mode=0755,size=1m,nr_inodes=10000")
+    opened = [os.open(source, os.O_PATH) for source in plan["sources"]]  # before the tmpfs may cover them
+    mount("tmpfs", STAGE, "tmpfs", 0, "mode=0755,size=64m,nr_inodes=10000")
+    os.mkdir(f"{STAGE}/empty")
     staged = []
-    for number, descriptor in enumerate(opened):
+    for number, (source, descriptor) in enumerate(zip(plan["sources"], opened, strict=True)):
         target = f"{STAGE}/{number}"
         here = f"/proc/self/fd/{descriptor}"
-        if os.path.isdir(here):
-            os.mkdir(target)
+        if source in plan["own"]:
+            stage_own(number, here, target)
+        elif stat.S_ISCHR(os.stat(here).st_mode):
+            try:
+                make_node(here, target)
+            except PermissionError:
+                bind(here, target)
         else:
-            os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
-        mount(here, target, None, MS_BIND | MS_REC)
+            bind(here, target)
         os.close(descriptor)
         staged.append(target)
+    stage_devices()
     target = f"{STAGE}/out"
     os.mkdir(target)
+    out, uid = plan["out"], plan["uid"]
     options = f"mode=0755,uid={uid},gid={uid},size={out['bytes']},nr_inodes={out['files']}"
     mount("tmpfs", target, "tmpfs", 0, options)
     return [*staged, target]
@@ -92,7 +172,8 @@ def become_bwrap(plan: dict, arguments: list[str], log_descriptor: int, keep: li
         os.setresgid(plan["uid"], plan["uid"], plan["uid"])
         os.setresuid(plan["uid"], plan["uid"], plan["uid"])
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs")
-    os.execv(arguments[0], arguments)
+    # bwrap is also the sandbox's init, whose environment everybody inside can read.
+    os.execve(arguments[0], arguments, {})
 
 
 class Guard:
@@ -121,7 +202,9 @@ class Guard:
         os.close(filter_write)
         sources = self.plan["sources"]
         if self.plan["uid"] is not None:
-            sources = stage_sources(sources, self.plan["out"], self.plan["uid"])
+            sources = stage_sources(self.plan)
+            # For the sandbox, not for the guard. What a kernel without time namespaces makes of it does not matter.
+            libc.unshare(CLONE_NEWTIME)
         arguments = [sources[part] if isinstance(part, int) else part for part in self.plan["arguments"]]
         inherited = {"--json-status-fd": status_write, "--block-fd": block_read, "--seccomp": filter_read}
         arguments[1:1] = [part for option, descriptor in inherited.items() for part in (option, str(descriptor))]
@@ -135,19 +218,30 @@ class Guard:
             os.close(descriptor)
         line = b""
         while not line.endswith(b"\n"):  # bwrap writes the line in pieces
+            if self.control in select.select([self.status_descriptor, self.control], [], [])[0]:
+                self.leave()  # the harness is gone, or has lost patience with a bwrap that says nothing
             piece = os.read(self.status_descriptor, 4096)
             if not piece:
                 raise ChildProcessError("bwrap could not start; its message is in the log")
             line += piece
         started = json.loads(line)
         init_pid = started["child-pid"]
-        self.init_descriptor = os.pidfd_open(init_pid)
+        descriptor = os.pidfd_open(init_pid)
+        if not self.is_init(init_pid):  # and so nothing that may be killed
+            raise ChildProcessError(f"bwrap names process {init_pid}, which is no sandbox of its making")
+        self.init_descriptor = descriptor
         out = os.open(sources[-1], os.O_RDONLY | os.O_DIRECTORY)  # keeps the file system when all namespaces are gone
         # These files belong to the network namespace and can still be read after its last process is gone.
         counters = [os.open(f"/proc/{init_pid}/net/{name}", os.O_RDONLY) for name in ("snmp", "snmp6")]
         descriptors = [self.init_descriptor, out, *counters]
         self.tell("built", descriptors, init_pid=init_pid, pid_namespace=started["pid-namespace"])
         self.watch(os.pidfd_open(self.bwrap_pid), block_write)
+
+    def is_init(self, pid: int) -> bool:
+        """Whether process `pid` is a child of bwrap and the first process of a pid namespace."""
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            facts = dict(line.split(":", 1) for line in file)
+        return int(facts["PPid"]) == self.bwrap_pid and facts["NSpid"].split()[-1] == "1" and pid != 1
 
     def watch(self, bwrap_descriptor: int, block_write: int) -> None:
         """Report the end of the command and of the sandbox, and obey the harness, until the sandbox is empty."""
@@ -210,6 +304,9 @@ class Guard:
         deadline = time.monotonic() + COLLECT_SECONDS
         with contextlib.suppress(ChildProcessError):  # no child is left
             while time.monotonic() < deadline:
+                with open(f"/proc/self/task/{os.getpid()}/children") as children:  # what lost its parent, too
+                    for pid in children.read().split():
+                        os.kill(int(pid), signal.SIGKILL)
                 if os.waitpid(-1, os.WNOHANG) == (0, 0):
                     time.sleep(0.005)
         os._exit(0)

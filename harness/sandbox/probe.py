@@ -6,13 +6,15 @@ is denied, and what it returns is what it got. Each runs in a process of its own
 tests let it succeed, as root, on a machine that others use.
 
 `probe.py attack` tries everything, leaves marks wherever something could outlive a sandbox, and waits to be killed.
-`probe.py look` looks for the marks of another sandbox, `probe.py memory` takes too much memory."""
+`probe.py look` looks for the marks of another sandbox, `probe.py memory` takes too much memory,
+`probe.py processors` asks for all processors."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import errno
+import fcntl
 import json
 import mmap
 import os
@@ -58,6 +60,7 @@ NUMBERS = {
     "fsopen": (430, 430),
     "fspick": (433, 433),
     "init_module": (175, 105),
+    "io_setup": (206, 0),
     "io_uring_setup": (425, 425),
     "ioperm": (173, None),
     "iopl": (172, None),
@@ -65,6 +68,8 @@ NUMBERS = {
     "kexec_load": (246, 104),
     "keyctl": (250, 219),
     "listmount": (458, 458),
+    "listns": (470, 470),
+    "memfd_secret": (447, 447),
     "mincore": (27, 232),
     "modify_ldt": (154, None),
     "mount": (165, 40),
@@ -73,6 +78,7 @@ NUMBERS = {
     "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
     "open_tree": (428, 428),
+    "open_tree_attr": (467, 467),
     "perf_event_open": (298, 241),
     "pidfd_getfd": (438, 438),
     "pidfd_open": (434, 434),
@@ -113,6 +119,8 @@ SCRATCH = ("/out", "/tmp", "/dev/shm")  # the places where a phase may write
 MS_REMOUNT, MS_BIND, MNT_DETACH = 0x20, 0x1000, 2
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 PTRACE_SEIZE = 0x4206
+NS_GET_USERNS, NS_GET_PARENT = 0xB701, 0xB702
+F_OFD_GETLK, F_OFD_SETLK = 36, 37
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -277,6 +285,22 @@ def write_outside_the_scratch_directories() -> str:
         else:
             attempts[path] = lambda path=path: open_to_write(path)
     return each(attempts, also=(errno.ENOTDIR, errno.EINVAL))
+
+
+@attack
+def leave_bytes_in_a_cache() -> str:
+    """Wherever programs keep what they have computed: bytecode beside every module, the user's and the system's caches;
+    and anywhere else in Python's own directories.
+    """
+    home = os.path.expanduser("~")
+    caches = [f"{home}/.cache", f"{home}/.triton", f"{home}/.nv", "/root/.cache", "/var/cache", "/var/lib", "/var/tmp"]
+    folders = [path for path in caches if os.path.isdir(path) and not path.startswith("/tmp/")]  # /tmp is the sandbox's
+    for prefix in {sys.prefix, sys.base_prefix}:
+        for folder, names, _ in os.walk(prefix):
+            if os.access(folder, os.W_OK) or os.path.basename(folder) == "__pycache__":
+                folders.append(folder)
+            names[:] = [name for name in names if not os.path.islink(os.path.join(folder, name))]
+    return each({folder: lambda folder=folder: create(f"{folder}/golf-probe-{os.getpid()}") for folder in folders})
 
 
 @attack
@@ -549,6 +573,25 @@ def join_a_namespace() -> str:
     return each({path: lambda path=path: join(path) for path in paths})
 
 
+@attack
+def reach_the_owner_of_a_namespace() -> str:
+    """Namespaces know their parents and owners, and give descriptors of them to whoever may have them."""
+
+    def related(name: str, request: int) -> str:
+        descriptor = os.open(f"/proc/self/ns/{name}", os.O_RDONLY)
+        return os.readlink(f"/proc/self/fd/{checked('ioctl', descriptor, request)}")
+
+    attempts: dict[str, Callable[[], object]] = {
+        f"the owner of {name}": lambda name=name: related(name, NS_GET_USERNS)
+        for name in ("mnt", "net", "ipc", "uts", "cgroup", "pid", "time")
+        if os.path.exists(f"/proc/self/ns/{name}")
+    }
+    attempts["the parent of pid"] = lambda: related("pid", NS_GET_PARENT)
+    attempts["the parent of user"] = lambda: related("user", NS_GET_PARENT)
+    attempts["listns"] = lambda: call("listns", 0, 0, 0, 0)
+    return each(attempts)
+
+
 # --- Other processes
 
 
@@ -648,6 +691,26 @@ def read_the_environment_of_the_host() -> str:
     raise Denied("it holds what the harness set, and nothing else")
 
 
+@attack
+def read_the_environment_of_init() -> str:
+    """Init is bwrap, which the harness started."""
+
+    def of(pid: int) -> str:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            found = [entry.partition(b"=")[0].decode(errors="replace") for entry in file.read().split(b"\0") if entry]
+        if not found:
+            raise Denied("it is empty")
+        return " ".join(found)
+
+    return each({"init": lambda: of(1)})
+
+
+@attack
+def reach_a_terminal() -> str:
+    """Of whoever started the harness, to type into it."""
+    return each({path: lambda path=path: open_to_write(path) for path in ("/dev/tty", "/dev/console", "/dev/tty0")})
+
+
 # --- The kernel's more remote interfaces
 
 
@@ -674,6 +737,17 @@ def set_up_io_uring() -> str:
 def use_bpf() -> str:
     array = ctypes.create_string_buffer(struct.pack("5I", 2, 4, 4, 1, 0) + bytes(108))  # an array of one number
     return each({"map": lambda: call("bpf", 0, array, 128)})
+
+
+@attack
+def take_all_asynchronous_io() -> str:
+    """The number of requests is limited for the whole machine, and shown to everybody in /proc/sys/fs/aio-nr."""
+    return each({"io_setup": lambda: call("io_setup", 1, ctypes.create_string_buffer(8))})
+
+
+@attack
+def hide_memory_from_the_kernel() -> str:
+    return each({"memfd_secret": lambda: call("memfd_secret", 0)})
 
 
 @attack
@@ -1056,6 +1130,9 @@ def gated_attacks() -> dict[str, Callable[[], object]]:
             raise Denied("cat could not open it")
         return done.stdout
 
+    def execute() -> None:
+        os.execv("/in/secret", ["secret"])  # what the kernel says of its contents, it has read
+
     ways = {
         "by its name": _secret("/in/secret"),
         "by a hard link": _secret("/in/folder/hard-link"),
@@ -1063,6 +1140,7 @@ def gated_attacks() -> dict[str, Callable[[], object]]:
         "by a second mount": _secret("/in/alias"),
         "by reopening a descriptor": reopen,
         "by another program": as_a_program,
+        "by executing it": execute,
     }
     return {
         f"open a gated file {way}": lambda open_it=open_it: each({"open": open_it}) for way, open_it in ways.items()
@@ -1094,6 +1172,7 @@ def mount_something() -> str:
     attempts["fsopen"] = lambda: call("fsopen", b"tmpfs", 0)
     attempts["fspick"] = lambda: call("fspick", AT_FDCWD, b"/tmp", 0)
     attempts["open_tree"] = lambda: call("open_tree", AT_FDCWD, b"/usr", 1)
+    attempts["open_tree_attr"] = lambda: call("open_tree_attr", AT_FDCWD, b"/usr", 1, bytes(32), 32)
     attempts["move_mount"] = lambda: call("move_mount", AT_FDCWD, b"/in", AT_FDCWD, place, 0)
     attempts["mount_setattr"] = lambda: call("mount_setattr", AT_FDCWD, b"/usr", 0, bytes(32), 32)
     attempts["statmount"] = lambda: call("statmount", 0, 0, 0, 0)
@@ -1197,9 +1276,128 @@ def marks() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
 
 def look() -> dict[str, str]:
     also = (errno.ECONNREFUSED, getattr(errno, "ENOKEY", 126))
-    return {
+    found = {
         f"find the mark of another sandbox in {place}": outcome(lambda find=find: each({"found": find}, also))
         for place, (_, find) in marks().items()
+    }
+    return found | {f"see {what} of another sandbox": outcome(see) for what, (_, see) in signals().items()}
+
+
+# --- What could tell one sandbox something of another that is alive at the same time
+
+
+def shared_files() -> dict[str, str]:
+    """One file of each part of the system that every sandbox has, by the name of the part."""
+    files = {
+        "/usr": "/usr/bin/env",
+        "Python": os.path.realpath(os.__file__),
+        "Python's environment": f"{sys.prefix}/pyvenv.cfg",
+        "/etc": "/etc/passwd",
+        "the harness's part": "/wire/harness/scoring/wire.py",
+        "/dev": "/dev/null",
+        "/proc": "/proc/version",
+        **{f"namespace {name}": f"/proc/self/ns/{name}" for name in NAMESPACES},
+    }
+    return {part: path for part, path in files.items() if os.path.exists(path)}
+
+
+def signals() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+    """What: (do it, for as long as what is returned is kept; see whether another sandbox does it)."""
+    files, number = shared_files(), FACTS["mark_key"]
+    record = "hhqqi4x"  # struct flock
+
+    def describe(kind: int) -> bytes:
+        return struct.pack(record, kind, os.SEEK_SET, number, 1, 0)
+
+    def hold(lock: Callable[[int], object]) -> list[int]:
+        kept = []
+        for path in files.values():
+            with contextlib.suppress(OSError):
+                kept.append(os.open(path, os.O_RDONLY))
+                lock(kept[-1])
+        return kept
+
+    def see(locked: Callable[[int], bool]) -> str:
+        def look_at(path: str) -> str:
+            if not locked(os.open(path, os.O_RDONLY)):
+                raise Denied("no lock is seen")
+            return "locked"
+
+        return each({part: lambda path=path: look_at(path) for part, path in files.items()})
+
+    def flocked(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+    def locked_by(command: int) -> Callable[[int], bool]:
+        def ask(descriptor: int) -> bool:
+            try:
+                answer = fcntl.fcntl(descriptor, command, describe(fcntl.F_WRLCK))
+            except OSError as error:
+                if error.errno == errno.EINVAL:
+                    raise Denied("there are no such locks here") from None
+                raise
+            return struct.unpack(record, answer)[0] != fcntl.F_UNLCK
+
+        return ask
+
+    def lock_own_file() -> int:
+        descriptor = os.open(_fresh("/tmp/locked"), os.O_RDWR)
+        fcntl.fcntl(descriptor, F_OFD_SETLK, describe(fcntl.F_WRLCK))
+        return descriptor
+
+    def listed() -> str:
+        with open("/proc/locks", encoding="ascii") as file:
+            lines = [line for line in file if str(number) in line.split()]
+        if not lines:
+            raise Denied("it is not listed")
+        return lines[0].strip()
+
+    def touch() -> int:
+        """Open, read and close the files again and again, in a process that lives as long as the sandbox."""
+        pid = os.fork()
+        if pid:
+            return pid
+        while True:
+            for path in files.values():
+                with contextlib.suppress(OSError):
+                    read(path)
+            time.sleep(0.01)
+
+    def watch() -> str:
+        watcher = libc.inotify_init1(os.O_NONBLOCK)
+        watched = {
+            libc.inotify_add_watch(watcher, path.encode(), 0x3B): part  # read, closed, opened; not written
+            for part, path in files.items()
+        }
+        watched.pop(-1, None)
+        seen = set()
+        deadline = time.monotonic() + 0.5
+        while select.select([watcher], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            data = os.read(watcher, 1 << 16)
+            while data:
+                watch, _, _, size = struct.unpack_from("iIII", data)
+                seen.add(watched.get(watch, "?"))
+                data = data[16 + size :]
+        if seen:
+            return f"saw it open {', '.join(sorted(seen))}"
+        raise Denied(f"no event from {len(watched)} watches")
+
+    return {
+        "a lock (flock)": (lambda: hold(lambda file: fcntl.flock(file, fcntl.LOCK_EX)), lambda: see(flocked)),
+        "a lock (POSIX)": (
+            lambda: hold(lambda file: fcntl.fcntl(file, fcntl.F_SETLK, describe(fcntl.F_RDLCK))),
+            lambda: see(locked_by(fcntl.F_GETLK)),
+        ),
+        "a lock (of an open file)": (
+            lambda: hold(lambda file: fcntl.fcntl(file, F_OFD_SETLK, describe(fcntl.F_RDLCK))),
+            lambda: see(locked_by(F_OFD_GETLK)),
+        ),
+        "a lock (in /proc/locks)": (lock_own_file, listed),
+        "an open (inotify)": (touch, watch),
     }
 
 
@@ -1249,7 +1447,7 @@ def _verdict(attempt: Callable[[], object]) -> str:
 def leave_marks() -> list[object]:
     """Wherever it is possible; returns what must be kept open."""
     kept = []
-    for leave, _ in marks().values():
+    for leave, _ in (*marks().values(), *signals().values()):
         with contextlib.suppress(OSError, Denied):
             kept.append(leave())
     return kept
@@ -1280,6 +1478,10 @@ def main() -> None:
     if sys.argv[1] == "memory":
         taken = b"x" * (2 * FACTS["memory_bytes"])
         print(f"{len(taken)} bytes were taken", flush=True)
+        return
+    if sys.argv[1] == "processors":
+        os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF") + 1024))
+        print(json.dumps(sorted(os.sched_getaffinity(0))), flush=True)
         return
     faults = controls()
     results = {"the probe works": f"HOLE: it cannot {', '.join(faults)}" if faults else "denied: nothing that it needs"}

@@ -3,7 +3,7 @@
 A list of what is denied, not of what is allowed: a training stack uses too much of the kernel for the other way round.
 Denied is what reaches around the walls or the witness (handles, mounts, namespaces, other processes' memory and
 descriptors, the page cache's state), what outlives a sandbox (keyrings), what hides calls from a filter (io_uring,
-foreign ABIs), and kernel surface with no use here."""
+foreign ABIs), what uses up a limit of the whole machine (io_setup), and kernel surface with no use here."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ _X32_BIT = 0x40000000
 _NAMESPACE_FLAGS = 0x7E020000 | 0x00000080  # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET and TIME
 SOCKET_FAMILIES = {"AF_UNIX": 1, "AF_INET": 2, "AF_INET6": 10, "AF_NETLINK": 16}  # all others are refused
 
+# Locks of open file descriptions: F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW. /proc/locks shows them, with numbers that
+# their owner chose, to every sandbox alive. Refused as by a kernel that does not know them; flock and F_SETLK remain.
+OFD_LOCK_COMMANDS = (36, 37, 38)
 NETLINK_ROUTE = 0  # the only netlink protocol that libraries ask (for the list of interfaces)
 
 
@@ -36,6 +39,7 @@ class Architecture:
 _NUMBERS: dict[str, tuple[int, int | None]] = {
     "socket": (41, 198),
     "clone": (56, 220),
+    "fcntl": (72, 25),
     "clone3": (435, 435),
     "add_key": (248, 217),
     "request_key": (249, 218),
@@ -51,6 +55,8 @@ _NUMBERS: dict[str, tuple[int, int | None]] = {
     "kcmp": (312, 272),
     "bpf": (321, 280),
     "userfaultfd": (323, 282),
+    "memfd_secret": (447, 447),
+    "io_setup": (206, 0),
     "perf_event_open": (298, 241),
     "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
@@ -71,6 +77,8 @@ _NUMBERS: dict[str, tuple[int, int | None]] = {
     "fsmount": (432, 432),
     "fspick": (433, 433),
     "mount_setattr": (442, 442),
+    "open_tree_attr": (467, 467),
+    "listns": (470, 470),
     "statmount": (457, 457),
     "listmount": (458, 458),
     "swapon": (167, 224),
@@ -95,8 +103,8 @@ _NUMBERS: dict[str, tuple[int, int | None]] = {
     "uselib": (134, None),
 }
 # Libraries try these first and fall back when the kernel does not know them.
-NOT_IMPLEMENTED = frozenset({"clone3", "io_uring_setup", "io_uring_enter", "io_uring_register"})
-_BY_ARGUMENT = frozenset({"socket", "clone"})  # denied only with some arguments
+NOT_IMPLEMENTED = frozenset({"clone3", "io_setup", "io_uring_setup", "io_uring_enter", "io_uring_register"})
+_BY_ARGUMENT = frozenset({"socket", "clone", "fcntl"})  # denied only with some arguments
 
 _ARCHITECTURES = {
     "x86_64": Architecture(0xC000003E, {name: numbers[0] for name, numbers in _NUMBERS.items()}),
@@ -117,8 +125,8 @@ def filter_program(machine: str | None = None) -> bytes:
     table.
 
     Every denied call fails with EPERM; with ENOSYS where libraries know how to do without; with EAFNOSUPPORT for a
-    socket family that is not in SOCKET_FAMILIES, and EPROTONOSUPPORT for netlink other than NETLINK_ROUTE. Calls of a
-    foreign ABI (32-bit, x32) fail with ENOSYS."""
+    socket family that is not in SOCKET_FAMILIES, EPROTONOSUPPORT for netlink other than NETLINK_ROUTE, and EINVAL for
+    OFD_LOCK_COMMANDS. Calls of a foreign ABI (32-bit, x32) fail with ENOSYS."""
     architecture = _ARCHITECTURES[machine or platform.machine()]
     low_word = _ARGUMENTS  # of the first argument; both architectures are little-endian
     program = [
@@ -141,6 +149,14 @@ def filter_program(machine: str | None = None) -> bytes:
         _instruction(_JUMP_SET, _NAMESPACE_FLAGS, 0, 1),
         _deny(errno.EPERM),
         _instruction(_RETURN, _ALLOW),
+    ]
+    commands = OFD_LOCK_COMMANDS
+    program += [
+        _instruction(_JUMP_EQUAL, architecture.numbers["fcntl"], 0, len(commands) + 3),
+        _instruction(_LOAD, low_word + 8),  # of the second argument
+        *(_instruction(_JUMP_EQUAL, command, len(commands) - place, 0) for place, command in enumerate(commands)),
+        _instruction(_RETURN, _ALLOW),
+        _deny(errno.EINVAL),
     ]
     families = list(SOCKET_FAMILIES.values())
     program += [

@@ -8,9 +8,11 @@ import contextlib
 import ctypes
 import json
 import os
+import pty
 import struct
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -18,8 +20,8 @@ from harness import attack
 from harness.access import AccessMonitor
 from harness.attack import AttackResult, run_attacks
 from harness.processes import start_time
-from harness.sandbox import Walls, bubblewrap, probe, seccomp
-from harness.sandbox.bubblewrap import BubblewrapRun, BubblewrapSandbox
+from harness.sandbox import SMALL, SandboxSpec, Walls, bubblewrap, probe, seccomp
+from harness.sandbox.bubblewrap import BubblewrapRun, BubblewrapSandbox, interpreter
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.privileged]
 ALLOW_EVERYTHING = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
@@ -36,6 +38,8 @@ HOLES = {
         "use a keyring",
         "set up io uring",
         "use userfaultfd",
+        "take all asynchronous io",
+        "hide memory from the kernel",
         "listen to opens",
         "ask what is in the page cache",
         "call the kernel as a 32 bit program",
@@ -43,6 +47,7 @@ HOLES = {
         "load code into the kernel",
         "open a socket of an odd family",
         "open an odd netlink socket",
+        "see a lock (in /proc/locks) of another sandbox",
     },
     "the host's network": {
         "find an interface",
@@ -76,6 +81,7 @@ HOLES = {
         "make a user namespace",
         "make any other namespace",
         "make a time namespace",
+        "reach the owner of a namespace",
         "join a namespace",
         "overwrite the program of init",
         "use bpf",
@@ -95,6 +101,7 @@ HOLES = {
         "control the host through sockets",
         "write outside the scratch directories",
         "find devices",
+        "leave bytes in a cache",
         "read the raw disk",
         "read kernel memory",
         "use sysfs",
@@ -114,8 +121,13 @@ HOLES = {
         "write more than allowed",
         "leave more files than allowed",
         "use more memory than allowed",
+        "use more processors than allowed",
     },
-    "a careless start": {"inherit a descriptor", "read the environment of the host"},
+    "a careless start": {
+        "inherit a descriptor",
+        "read the environment of the host",
+        "read the environment of init",
+    },
     "no marks": {
         "open a gated file by its name",
         "open a gated file by a hard link",
@@ -123,6 +135,7 @@ HOLES = {
         "open a gated file by a second mount",
         "open a gated file by reopening a descriptor",
         "open a gated file by another program",
+        "open a gated file by executing it",
         "open a gated file unseen",
         "open a gated file as somebody else",
         "open an input before its gate is seen",
@@ -132,9 +145,16 @@ HOLES = {
     },
     "no grant": {"the probe works", "open a gated file as somebody else", "open an input before its gate is seen"},
     "no kill": {"survive a kill"},
+    "shared inodes": {
+        "see a lock (flock) of another sandbox",
+        "see a lock (POSIX) of another sandbox",
+        "see a lock (of an open file) of another sandbox",
+        "see an open (inotify) of another sandbox",
+    },
 }
 SHOWN_ELSEWHERE = {  # in tests of their own, below
     "signal a process of the host",
+    "reach a terminal",
     "run without a system call filter",
     "run without no_new_privs",
     "run under another uid",
@@ -156,7 +176,7 @@ class AnyTable(dict):
 
 @pytest.fixture
 def weaken(monkeypatch) -> Callable[[Change], None]:
-    """Change what bwrap is told, and do not check what comes of it."""
+    """Change what bwrap is told, and do not check what comes of it (tests/harness/test_launcher.py does)."""
 
     def apply(change: Change) -> None:
         original = bubblewrap.bwrap_arguments
@@ -168,6 +188,7 @@ def weaken(monkeypatch) -> Callable[[Change], None]:
 
         monkeypatch.setattr(bubblewrap, "bwrap_arguments", changed)
         monkeypatch.setattr(bubblewrap, "expected_mount_table", lambda spec: AnyTable())
+        monkeypatch.setattr(BubblewrapRun, "_check_namespaces", lambda self, spec, init: None)
 
     return apply
 
@@ -260,7 +281,7 @@ def test_as_root(weaken, no_filter, tidy):
 
 
 def test_with_the_hosts_files(weaken, no_filter, tidy, tmp_path):
-    for name in ("tmp", "shm", "run", "out"):
+    for name in ("tmp", "shm", "run", "out", "cache"):
         (tmp_path / name).mkdir()
     (tmp_path / "run" / "docker.sock").touch()
     (tmp_path / "disk").write_bytes(bytes(512))
@@ -269,6 +290,7 @@ def test_with_the_hosts_files(weaken, no_filter, tidy, tmp_path):
         become_root(arguments, sources)
         add(arguments, "--dev-bind", "/sys", "/sys", "--dev-bind", "/proc", "/proc", "--ro-bind", "/etc", "/etc")
         add(arguments, "--bind", str(tmp_path / "run"), "/mnt", "--dev-bind", "/dev/null", "/dev/nvidia0")
+        add(arguments, "--bind", str(tmp_path / "cache"), f"{Path(interpreter()).parents[1]}/share")
         for path in ("/dev/sda", "/dev/mem"):
             add(arguments, "--ro-bind", str(tmp_path / "disk"), path)
         for name, target in {"tmp": "/tmp", "shm": "/dev/shm", "run": "/run", "out": "/out"}.items():
@@ -301,7 +323,13 @@ def test_without_limits(monkeypatch):
     assert HOLES["no limits"] <= holes()
 
 
-def test_with_a_careless_start(weaken):
+def test_with_a_careless_start(weaken, monkeypatch, tmp_path):
+    guard = bubblewrap.GUARD.read_text()
+    (tmp_path / "guard.py").write_text(
+        guard.replace("os.execve(arguments[0], arguments, {})", "os.execv(arguments[0], arguments)")
+    )
+    monkeypatch.setattr(bubblewrap, "GUARD", tmp_path / "guard.py")
+
     def change(arguments: list, _sources: list) -> None:
         run_first(arguments, "exec 7</etc/passwd")
         arguments[1:1] = ["--setenv", "LD_LIBRARY_PATH", "/usr/lib"]
@@ -319,6 +347,40 @@ def test_without_marks(monkeypatch):
 def test_without_grant(monkeypatch):
     monkeypatch.setattr(AccessMonitor, "grant", lambda self, label, walls, files: None)
     assert HOLES["no grant"] <= holes()
+
+
+def test_with_shared_inodes(monkeypatch, no_filter, tmp_path):
+    """The guard binds the host's own files, as it must where it can make nothing else. Every part of the system leaks,
+    and the walls say so.
+    """
+    guard = bubblewrap.GUARD.read_text()
+    for line in ('if source in plan["own"]:', "    stage_devices()\n", "libc.unshare(CLONE_NEWTIME)"):
+        assert guard.count(line) == 1
+    guard = guard.replace('if source in plan["own"]:', "if False:").replace("    stage_devices()\n", "")
+    (tmp_path / "guard.py").write_text(guard.replace("libc.unshare(CLONE_NEWTIME)", "pass"))
+    monkeypatch.setattr(bubblewrap, "GUARD", tmp_path / "guard.py")
+    found = {result.name: result.detail for result in run_attacks() if not result.denied}
+    assert HOLES["shared inodes"] <= set(found)
+    parts = {"/usr", "Python", "Python's environment", "/etc", "the harness's part", "/dev", "namespace time"}
+    for part in probe.shared_files().keys() & parts:
+        assert part in found["see an open (inotify) of another sandbox"]
+
+
+def test_anonymous_inodes_remain_a_signal():
+    """What no file system of one's own helps against: eventfd, epoll and their like are one inode for the whole kernel,
+    which locks like any other. If this fails, that hole is closed, and docs/threat-model.md may say so.
+    """
+    lock = "import fcntl, os; fcntl.flock(os.eventfd(0), fcntl.LOCK_EX | fcntl.LOCK_NB); print('locked', flush=True)"
+    said = []
+    with contextlib.ExitStack() as stack:
+        for code in (f"{lock}; import time; time.sleep(60)", lock):
+            spec = SandboxSpec(label="test", command=("python", "-c", code), mounts=(), limits=SMALL)
+            running = BubblewrapSandbox().start(spec)
+            stack.callback(running.close)
+            running.launch()
+            said.append(attack._lines(running, 1)[0])
+    assert said[0] == "locked"
+    assert said[1] != "locked"
 
 
 def test_without_kill(monkeypatch):
@@ -355,12 +417,23 @@ def test_unconfined_processes_are_noticed(monkeypatch):
     monkeypatch.setattr(attack, "_processes_of", lambda running: [os.getpid()])
 
     class Unconfined:
-        walls = Walls(os.getpid(), os.stat("/proc/self/ns/pid").st_ino, 1 << 30, (), ())
+        walls = Walls(os.getpid(), os.stat("/proc/self/ns/pid").st_ino, 1 << 30, (), (), ())
 
     found: set[str] = set()
     attack._look_from_outside(Unconfined(), lambda name, denied, _: None if denied else found.add(name))
     assert found >= {"run without a system call filter", "run without no_new_privs", "run under another uid"}
     assert found >= {"share a namespace with the host", "run with capabilities"}
+
+
+def test_a_terminal_is_noticed():
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.write(1, probe.outcome(probe.ATTACKS["reach a terminal"]).encode())
+        os._exit(0)
+    said = os.read(terminal, 1000)
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    assert said.startswith(b"HOLE: /dev/tty")
 
 
 def test_a_visible_process_is_noticed(monkeypatch):

@@ -20,7 +20,7 @@ from harness.sandbox import Walls, cgroup
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="entries count only if they are root's")
 GRANT = Grant(77, "train, seed 1", frozenset({Identity(1, 2), Identity(1, 3)}))
-WALLS = Walls(init_pid=os.getpid(), pid_namespace=77, uid=0, mounts=(), limited=())
+WALLS = Walls(init_pid=os.getpid(), pid_namespace=77, uid=0, mounts=(), limited=(), shared=())
 
 
 @pytest.fixture

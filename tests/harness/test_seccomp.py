@@ -17,7 +17,7 @@ HEADERS = {
     1: Path("/usr/include/asm-generic/unistd.h"),
 }
 PROBE = """
-import ctypes, json, os, socket, subprocess, threading
+import ctypes, fcntl, json, os, socket, subprocess, threading
 libc = ctypes.CDLL(None, use_errno=True)
 numbers = {numbers}
 answers = {{}}
@@ -40,11 +40,16 @@ for protocol in range(23):
         netlink[protocol] = 0
     except OSError as error:
         netlink[protocol] = error.errno
+locks = {{command: libc.fcntl(1, command, None) for command in range(36, 39)}}
+locks = {{command: ctypes.get_errno() if answer == -1 else 0 for command, answer in locks.items()}}
+with open("/tmp/lock", "w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    fcntl.lockf(file, fcntl.LOCK_EX)
 thread = threading.Thread(target=len, args=("",))
 thread.start()
 thread.join()
 subprocess.run(["true"], check=True)
-print(json.dumps([answers, families, netlink]))
+print(json.dumps([answers, families, netlink, locks]))
 """
 
 
@@ -67,10 +72,10 @@ def test_unknown_machine_is_an_error():
 @pytest.mark.sandbox
 def test_denied_calls_fail_and_needed_ones_work(run_command):
     column = 0 if platform.machine() == "x86_64" else 1
-    by_argument = {"socket", "clone"}
+    by_argument = {"socket", "clone", "fcntl"}
     numbers = {name: entry[column] for name, entry in _NUMBERS.items() if entry[column] and name not in by_argument}
     probe = PROBE.format(numbers=numbers, clone=_NUMBERS["clone"][column])
-    answers, families, netlink = json.loads(run_command("python", "-c", probe))
+    answers, families, netlink, locks = json.loads(run_command("python", "-c", probe))
     expected = {name: errno.ENOSYS if name in NOT_IMPLEMENTED else errno.EPERM for name in numbers}
     assert {name: answers[name] for name in numbers} == expected
     assert answers["clone(CLONE_NEWUSER)"] == errno.EPERM
@@ -79,5 +84,6 @@ def test_denied_calls_fail_and_needed_ones_work(run_command):
     allowed = set(SOCKET_FAMILIES.values())
     refused = {int(family) for family, answer in families.items() if answer == errno.EAFNOSUPPORT}
     assert refused == set(range(46)) - allowed
+    assert set(locks.values()) == {errno.EINVAL}
     assert netlink.pop("0") == 0
     assert set(netlink.values()) == {errno.EPROTONOSUPPORT}

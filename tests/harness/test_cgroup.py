@@ -1,0 +1,55 @@
+"""A sandbox's control groups limit what they say they limit, on either version of control groups."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from harness.sandbox import cgroup
+from harness.sandbox.cgroup import FOLDER, Hierarchy, PhaseCgroup
+
+WIDEN = """
+import json, os
+os.sched_setaffinity(0, range(2048))
+os.sched_setaffinity(1, range(2048))
+print(json.dumps([sorted(os.sched_getaffinity(pid)) for pid in (0, 1)]))
+"""
+
+
+@pytest.mark.sandbox
+@pytest.mark.privileged
+def test_a_sandbox_stays_on_the_processors_of_its_harness(run_command):
+    """Attack C09. Without the group the command would get every processor of the machine."""
+    before = os.sched_getaffinity(0)
+    allowed = [max(before)]
+    os.sched_setaffinity(0, allowed)
+    try:
+        said = json.loads(run_command("python", "-c", WIDEN))
+    finally:
+        os.sched_setaffinity(0, before)
+    assert said == [allowed, allowed]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("controllers", [{"cpuset", "memory", "pids"}, {"pids"}, set()])
+def test_what_is_limited_is_what_is_offered(version, controllers, monkeypatch, tmp_path):
+    """On a directory that stands for a hierarchy."""
+    for name, text in {"cpuset.cpus": "0-63\n", "cpuset.mems": "0\n" if version == 1 else "\n"}.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(cgroup, "hierarchies", lambda: [Hierarchy(tmp_path, version, frozenset(controllers))])
+    if version == 2:  # in a real one it is there from the beginning
+        (tmp_path / FOLDER).mkdir()
+        (tmp_path / FOLDER / "cpuset.mems").write_text("\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 1, 62})
+    group = PhaseCgroup(memory_bytes=1 << 20, processes=7)
+    assert group.limited == controllers
+    (made,) = (path for path in (tmp_path / FOLDER).iterdir() if path.is_dir())
+    written = {path.name: path.read_text() for path in made.iterdir()}
+    assert written.get("cpuset.cpus") == ("1,3,62" if "cpuset" in controllers else None)
+    assert written.get("cpuset.mems") == (("0\n" if version == 1 else "\n") if "cpuset" in controllers else None)
+    assert written.get("pids.max") == ("7" if "pids" in controllers else None)
+    if version == 2 and controllers:
+        enabled = (tmp_path / FOLDER / "cgroup.subtree_control").read_text()
+        assert enabled == " ".join(f"+{controller}" for controller in sorted(controllers))
