@@ -140,7 +140,7 @@ def _make_run_directory(request: RunRequest, run_id: str) -> tuple[Path, Contest
     except OSError as error:
         raise InputError(f"cannot make the run directory {directory}: {error.strerror}; choose another --out") from None
     try:
-        return directory, load_contestant(request.submission, request.rules.rules.name, directory / "submission")
+        return directory, load_contestant(request.submission, request.rules.rules, directory / "submission")
     except OSError as error:
         remove_tree(directory)
         raise InputError(f"cannot copy the submission {request.submission}: {error}") from None

@@ -46,6 +46,7 @@ class Prepare(Table):
 
 class Size(Table):
     artifact_and_code_bytes: Positive
+    submission_bytes: Positive
 
 
 class Checkpoint(Table):

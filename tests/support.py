@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +99,30 @@ def assemble(folder: Path, destination: Path) -> Path:
         folder, destination, dirs_exist_ok=True, ignore=shutil.ignore_patterns("expect.toml", "__pycache__")
     )
     return destination
+
+
+@contextmanager
+def exchanging(*pairs: tuple[Path, Path]) -> Iterator[None]:
+    """A process that exchanges the names of each pair as fast as it can, with no instant at which one is missing."""
+    program = """
+import ctypes, os, sys
+names = [os.fsencode(name) for name in sys.argv[1:]]
+rename = ctypes.CDLL(None).renameat2
+print(flush=True)
+while True:
+    for one, other in zip(names[::2], names[1::2]):
+        if rename(-100, one, -100, other, 2):  # RENAME_EXCHANGE
+            sys.exit("renameat2")
+"""
+    arguments = [str(path) for pair in pairs for path in pair]
+    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", program, *arguments], stdout=subprocess.PIPE)
+    with process:
+        process.stdout.readline()
+        try:
+            yield
+            assert process.poll() is None, "nothing was exchanged"
+        finally:
+            process.kill()
 
 
 @dataclass(frozen=True)

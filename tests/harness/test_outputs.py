@@ -8,9 +8,11 @@ import shutil
 import socket
 import stat
 import threading
+import time
 from pathlib import Path
 
 import pytest
+from support import exchanging
 
 from harness.errors import Reason, Violation
 from harness.outputs import CHUNK, collect, remove_tree
@@ -263,6 +265,37 @@ def test_no_descriptor_stays_open(out: Path) -> None:
     (out.parent / "received").mkdir()
     refused(out)
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("other", ["link", "hard link", "folder", "larger"])
+def test_a_name_exchanged_while_it_is_collected_leads_nowhere(out: Path, other: str) -> None:
+    """The sandbox is empty when its outputs are collected; if it were not, this would still hold."""
+    secret, beside = b"S" * LIMIT, out.parent / "beside"
+    (out.parent / "secret").write_bytes(secret)
+    if other == "link":
+        beside.symlink_to(out.parent / "secret")
+    elif other == "hard link":
+        beside.hardlink_to(out.parent / "secret")
+    elif other == "folder":
+        beside.mkdir()
+    else:
+        beside.write_bytes(secret + b"S")
+    outcomes = {"taken": 0, "refused": 0}
+    with exchanging((out / "two", beside)):
+        deadline = time.monotonic() + 20
+        while min(outcomes.values()) < 3 or sum(outcomes.values()) < 200:
+            assert time.monotonic() < deadline, outcomes
+            try:
+                found = take(out)
+            except Violation as violation:
+                wanted = Reason.OUTPUT_TOO_LARGE if other == "larger" else Reason.OUTPUT_NOT_REGULAR
+                assert violation.reason is wanted
+                outcomes["refused"] += 1
+            else:
+                assert found["two"].path.read_bytes() == b"second"
+                outcomes["taken"] += 1
+            for path in (out.parent / "received").iterdir():
+                path.unlink()
 
 
 def test_a_hostile_tree_can_be_removed(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from support import TESTS
 
 from harness import referee as referee_module
 from harness.access import AccessMonitor
-from harness.contestant import load_contestant
+from harness.contestant import IGNORED, load_contestant
 from harness.data.manifest import Manifest
 from harness.data.shards import read_shard
 from harness.errors import InputError, RefereeError
@@ -158,7 +158,7 @@ def test_every_hash_and_size_is_that_of_the_file(honest) -> None:
             assert not phase.log_truncated
 
 
-def test_the_submission_s_numbers_follow_from_its_files(honest, tmp_path) -> None:
+def test_the_submission_s_numbers_follow_from_its_files(honest, toy_rules, tmp_path) -> None:
     _, record, directory = honest
     lines = ""
     for path in sorted(path for path in MINIMAL.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
@@ -167,7 +167,7 @@ def test_the_submission_s_numbers_follow_from_its_files(honest, tmp_path) -> Non
     command = json.dumps(["python", "serve.py"])
     by_hand = len((MINIMAL / "serve.py").read_bytes()) + len("serve.py") + len(command)
     assert {seed.code_bytes for seed in record.seeds} == {by_hand}
-    assert load_contestant(MINIMAL, "toy", tmp_path / "again").code_bytes == by_hand
+    assert load_contestant(MINIMAL, toy_rules.rules, tmp_path / "again").code_bytes == by_hand
     assert (directory / "submission" / "serve.py").read_bytes() == (MINIMAL / "serve.py").read_bytes()
 
 
@@ -378,7 +378,7 @@ def test_a_baseline_must_be_beaten_beyond_doubt(referee, submission, changed_rul
 @pytest.mark.parametrize(("spare", "verdict"), [(0, Verdict.PASS), (-1, Verdict.FAIL)])
 @needs_root
 def test_the_size_limit_is_exact(referee, submission, changed_rules, tmp_path, spare: int, verdict) -> None:
-    code = load_contestant(submission, "toy", tmp_path / "measured").code_bytes
+    code = load_contestant(submission, referee.rules.rules, tmp_path / "measured").code_bytes
     artifact = 320 * 2
     rules = changed_rules(artifact_and_code_bytes=str(code + artifact + spare))
     record, _ = referee.run(submission, rules=rules)
@@ -538,6 +538,34 @@ def test_a_fault_of_the_referee_that_cannot_be_written_down_is_never_a_pass(refe
 
 
 # --- odd submissions
+
+
+def test_what_is_ignored_of_a_folder_is_in_no_sandbox(referee, submission) -> None:
+    """Attack A04: text kept in a repository's history, in compiled modules or in a virtual environment."""
+    canary = "canary-" + "7f3a" * 8
+    for place in (".git/objects/pack/pack-1.pack", "__pycache__/x.pyc", "deep/__pycache__/y.pyc", ".venv/lib/z.py"):
+        (submission / place).parent.mkdir(parents=True)
+        (submission / place).write_text(canary)
+    (submission / "deep" / "seen.txt").write_text("and " + canary[:-1])
+    look = f"""
+import os
+found = []
+for folder, folders, files in os.walk("/in"):
+    found += [name for name in folders + files if name in {sorted(IGNORED)}]
+    for name in files:
+        if name.endswith((".bin", ".safetensors", ".sock")):
+            continue
+        data = open(os.path.join(folder, name), "rb").read()
+        found += [name] if {canary[:-1].encode()} + b"{canary[-1]}" in data else []
+        assert name != "seen.txt" or {canary[:-1].encode()} in data
+assert os.path.exists("/in/submission/serve.py") and not found, found
+"""
+    text = (submission / "submission.toml").read_text()
+    (submission / "submission.toml").write_text(text.replace('eval_files = ["serve.py"]', ""))
+    for name in ("train.py", "quantize.py", "serve.py"):
+        (submission / name).write_text(look + (submission / name).read_text())
+    record, _ = referee.run(submission)
+    assert record.verdict is (Verdict.PASS if os.geteuid() == 0 else Verdict.UNPROVEN), record.reasons
 
 
 @pytest.mark.slow
