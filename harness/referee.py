@@ -27,6 +27,7 @@ from harness.clock import PhaseClock
 from harness.contestant import Contestant, load_contestant
 from harness.data.manifest import FileFacts, Manifest, verify
 from harness.data.shards import read_shard, write_atomically
+from harness.data.slices import BLOCK_BYTES, find_slice
 from harness.errors import InputError, Reason, RefereeError, Violation
 from harness.evidence.ledger import Ledger
 from harness.evidence.record import (
@@ -287,12 +288,7 @@ class _Run:
             seeds=list(self.request.seeds),
             missing_witnesses=list(self.request.missing_witnesses),
         )
-        shards = {facts.sha256: facts.path.name for facts in self.dataset.shards}
-        for file in self.contestant.files:
-            if file.sha256 in shards:
-                raise Violation(
-                    Reason.SHARD_COPY, f"{file.path} of the submission is a copy of the shard {shards[file.sha256]}"
-                )
+        self._refuse_shards_in_submission()
         self.decoys = {kind: self._make_decoy(kind) for kind in ("train", "val", "checkpoint")}
         if self.request.monitored:
             self.monitor = AccessMonitor(self.registration, self.scratch)
@@ -304,6 +300,22 @@ class _Run:
         visible = [mount.source for mount in system_mounts()[0]]
         self.copies = ThreadPoolExecutor(1, "copies").submit(copies, visible, self.dataset.shards)
         self.check_data()
+
+    def _refuse_shards_in_submission(self) -> None:
+        """Raise Violation if a file of the submission is a shard, or holds a part of one."""
+        shards = {facts.sha256: facts.path.name for facts in self.dataset.shards}
+        for file in self.contestant.files:
+            if file.sha256 in shards:
+                raise Violation(
+                    Reason.SHARD_COPY, f"{file.path} of the submission is a copy of the shard {shards[file.sha256]}"
+                )
+        own = [self.contestant.directory / file.path for file in self.contestant.files]
+        if found := find_slice(own, [facts.path for facts in self.dataset.shards]):
+            raise Violation(
+                Reason.SHARD_COPY,
+                f"{found.path.relative_to(self.contestant.directory)} of the submission holds, at byte {found.offset}, "
+                f"{BLOCK_BYTES} bytes that the shard {found.shard.name} has at byte {found.shard_offset}",
+            )
 
     def check_for_copies(self) -> None:
         """Wait for the search to end; raise RefereeError if a file that every sandbox sees holds what a shard holds."""

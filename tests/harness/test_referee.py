@@ -269,6 +269,22 @@ def test_a_shard_in_the_submission_is_refused(referee, submission: Path) -> None
     assert not (directory / "seed-1").exists()
 
 
+@pytest.mark.parametrize("shard", ["toy_train_000001.bin", "toy_val_000000.bin"])
+def test_a_part_of_a_shard_in_the_submission_is_refused(referee, submission: Path, shard: str) -> None:
+    """Attack D09, a little varied: no header, odd offsets, in the middle of a program."""
+    code = (submission / "quantize.py").read_bytes() + b'\nTEXT = b"""'
+    piece = (referee.data / shard).read_bytes()[1501:2101]
+    (submission / "quantize.py").write_bytes(code + piece + b'"""\n')
+    record, directory = referee.run(submission)
+    assert [(reason.code, reason.phase) for reason in record.reasons] == [("shard_copy", None)]
+    found = re.fullmatch(
+        rf"quantize.py of the submission holds, at byte (\d+), 256 bytes that the shard {shard} has at byte (\d+)",
+        record.reasons[0].text,
+    )
+    assert int(found[1]) - len(code) == int(found[2]) - 1501
+    assert not (directory / "seed-1").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
