@@ -26,6 +26,7 @@ from harness.checkpoint import canonical_checkpoint, most_bytes
 from harness.clock import PhaseClock
 from harness.contestant import Contestant, load_contestant
 from harness.data.manifest import FileFacts, Manifest, verify
+from harness.data.overlap import Overlap, measure_once
 from harness.data.shards import read_shard, write_atomically
 from harness.data.slices import BLOCK_BYTES, find_slice
 from harness.errors import InputError, Reason, RefereeError, Violation
@@ -91,13 +92,14 @@ class RunRequest:
 @dataclass(frozen=True)
 class Dataset:
     """The data of a run, verified. val: uint16 [N], the whole val stream; text_bytes: UTF-8 bytes of what is scored of
-    it.
+    it; overlap: what of it is in train.
     """
 
     manifest: Manifest
     files: tuple[FileFacts, ...]
     val: np.ndarray
     text_bytes: int
+    overlap: Overlap
 
     @property
     def shards(self) -> list[FileFacts]:
@@ -119,7 +121,7 @@ def run_record(request: RunRequest, observer: Observer) -> tuple[Record, Path]:
     for text in reap():
         observer.note(text)
     with Registration(run_id) as registration:
-        dataset = load_dataset(request.data, request.rules.rules, observer)
+        dataset = load_dataset(request.data, request.rules.rules, registration.directory, observer)
         directory, contestant = _make_run_directory(request, run_id)
         run = _Run(request, dataset, contestant, directory, run_id, registration, observer)
         try:
@@ -150,9 +152,9 @@ def _make_run_directory(request: RunRequest, run_id: str) -> tuple[Path, Contest
         raise
 
 
-def load_dataset(directory: Path, rules: Rules, observer: Observer) -> Dataset:
+def load_dataset(directory: Path, rules: Rules, kept: Path, observer: Observer) -> Dataset:
     """Read and verify the data; raises InputError if a file is not what the manifest says or the data is not what the
-    rules want.
+    rules want. `kept`: the user's own directory for what need not be measured twice.
     """
     manifest = Manifest.load(directory)
     observer.note(f"data: checking {len(manifest.entries())} files of {directory}")
@@ -178,7 +180,14 @@ def load_dataset(directory: Path, rules: Rules, observer: Observer) -> Dataset:
             f"{directory}: the tokens of the val split stand for {text_bytes:,} bytes of text, "
             f"its manifest says {manifest.text.val.bytes:,}"
         )
-    return Dataset(manifest, files, val, text_bytes)
+    overlap = measure_once(files, kept, observer.note)
+    if overlap.share > rules.data.max_val_documents_in_train:
+        raise InputError(
+            f"{directory}: {overlap.share:.1%} of the val documents are in train, {overlap.in_train:,} of "
+            f"{overlap.documents:,}, such as the one at token {overlap.example:,} of val; rules {rules.name} allow "
+            f"{rules.data.max_val_documents_in_train:.1%}"
+        )
+    return Dataset(manifest, files, val, text_bytes, overlap)
 
 
 class _Run:
@@ -256,7 +265,7 @@ class _Run:
             finished_utc=datetime.now(UTC).isoformat(timespec="seconds"),
             rules=NamedHash(name=self.rules.name, sha256=self.request.rules.sha256),
             submission=SubmissionEntry(name=self.contestant.name, tree_sha256=self.contestant.tree_sha256),
-            data=DataEntry(manifest_sha256=self.dataset.manifest.sha256),
+            data=DataEntry(manifest_sha256=self.dataset.manifest.sha256, overlap=self.dataset.overlap),
             environment=dict(self.request.environment),
             seeds=tuple(self.seeds),
             significance=self.significance,

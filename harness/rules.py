@@ -74,6 +74,7 @@ class Data(Table):
     vocab_size: Annotated[int, Field(gt=0, le=65536)]
     val_tokens: Count
     tokenizer_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+    max_val_documents_in_train: Annotated[float, Field(ge=0, le=1)]
 
 
 class Seeds(Table):

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from harness import doctor
 from harness.data.manifest import Manifest, ShardFile, Text, TextStatistics, TokenizerFile
-from harness.data.shards import write_shard
+from harness.data.shards import BOS, read_shard, write_shard
 from harness.evidence.record import Record
 from harness.progress import ConsoleObserver
 from harness.referee import RunRequest, run_record
@@ -88,6 +88,19 @@ def make_toy_data(directory: Path, *, vocab_size: int = 320) -> Path:
         provenance={"made_by": "tests/conftest.py"},
     ).write(directory)
     return directory
+
+
+def give_val_to_train(data: Path, every: int = 1) -> None:
+    """Put val documents into the last train shard of a toy data directory, all but one of `every`, and say so in its
+    manifest.
+    """
+    manifest = Manifest.load(data)
+    train, val = manifest.train[-1].file, read_shard(data / manifest.val[0].file)
+    documents = np.split(val, np.flatnonzero(val == BOS)[1:])
+    given = [document for number, document in enumerate(documents) if every == 1 or number % every]
+    write_shard(data / train, np.concatenate([read_shard(data / train), *given]))
+    changed = manifest.model_copy(update={"train": (*manifest.train[:-1], ShardFile.of(data / train))})
+    changed.write(data)
 
 
 def assemble(folder: Path, destination: Path) -> Path:

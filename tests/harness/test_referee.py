@@ -21,7 +21,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from support import TESTS
+from support import TESTS, give_val_to_train
 
 from harness import referee as referee_module
 from harness.access import AccessMonitor
@@ -144,6 +144,8 @@ def test_every_hash_and_size_is_that_of_the_file(honest) -> None:
     assert record.run == directory.name
     assert record.rules.sha256 == sha256(TESTS / "toy.toml")
     assert record.data.manifest_sha256 == sha256(referee.data / "manifest.json")
+    assert record.data.overlap.repeated == 0
+    assert 50 <= record.data.overlap.documents <= 60
     for seed in record.seeds:
         folder = directory / f"seed-{seed.seed}"
         assert set(seed.outputs) == {"checkpoint.safetensors", "artifact.bin", "calibration.bin"}
@@ -338,6 +340,28 @@ def test_data_that_is_not_as_it_should_be_leaves_nothing_behind(referee, submiss
     with pytest.raises(InputError):
         referee.run(submission, data=damaged_data)
     assert runs_of(referee) == []
+
+
+@pytest.mark.parametrize(("every", "share"), [(1, "100.0"), (5, r"(7[5-9]|8\d)\.\d")])
+def test_data_whose_val_documents_are_in_train_leaves_nothing_behind(
+    referee, submission, damaged_data, every: int, share: str
+) -> None:
+    """Attack D20."""
+    give_val_to_train(damaged_data, every)
+    allowed = rf"{share}% of the val documents are in train, \d+ of 5\d, such as .* at token \d+ .* toy allow 10.0%"
+    for _ in range(2):  # the second time from memory
+        with pytest.raises(InputError, match=allowed):
+            referee.run(submission, data=damaged_data)
+    assert runs_of(referee) == []
+
+
+def test_the_rules_say_how_much_of_val_may_be_in_train(referee, submission, damaged_data, changed_rules) -> None:
+    give_val_to_train(damaged_data)
+    (submission / "train.py").write_text("raise SystemExit(5)")
+    record, _ = referee.run(submission, data=damaged_data, rules=changed_rules(max_val_documents_in_train="1.0"))
+    found = record.data.overlap
+    assert found.documents == found.repeated == found.mostly_in_train == found.in_train
+    assert found.example is not None
 
 
 def test_a_submission_that_cannot_be_read_leaves_nothing_behind(referee, submission: Path) -> None:
