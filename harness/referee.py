@@ -217,7 +217,6 @@ class _Run:
         missing = [*request.missing_witnesses, *filter(None, map(filesystem_fault, dataset.paths("train")[:1]))]
         self.reasons = [ReasonEntry(kind="missing_witness", code="missing_witness", text=text) for text in missing]
         self.seeds: list[SeedRecord] = []
-        self.seals = snapshot(dataset.shards)
         self.significance: SignificanceRecord | None = None
 
     def go(self) -> None:
@@ -286,6 +285,7 @@ class _Run:
         self.reasons.append(ReasonEntry(kind="referee_error", code=code, text=text))
 
     def _prepare(self) -> None:
+        self.seals = snapshot(self.dataset.shards)
         self.registration.set_scratch(self.scratch)
         self.scratch.mkdir(mode=0o755)
         self.ledger.append(

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -649,6 +650,104 @@ def test_a_calibration_key_follows_from_the_checkpoint_and_the_ledger(honest) ->
     for event, checkpoint in zip(found, checkpoints, strict=True):
         material = f"calibration {checkpoint} {event['previous']}"
         assert event["key"] == hashlib.sha256(material.encode()).hexdigest()
+
+
+# --- shards that are not what they were (attack D11)
+
+
+def exchange(shard: Path) -> None:
+    """Put another file of the same size under a shard's name."""
+    other = shard.with_name("other")
+    other.write_bytes(shard.read_bytes()[::-1])
+    other.rename(shard)
+
+
+def after(monkeypatch, place, name: str, act: Callable[[], object]) -> None:
+    """Let something happen right after the first call of a function."""
+    real, calls = getattr(place, name), []
+
+    def call_and_act(*arguments, **options):
+        result = real(*arguments, **options)
+        if not calls:
+            act()
+        calls.append(name)
+        return result
+
+    monkeypatch.setattr(place, name, call_and_act)
+
+
+@needs_root
+@pytest.mark.privileged
+@pytest.mark.parametrize("name", ["toy_train_000001.bin", "toy_val_000000.bin"])
+@pytest.mark.parametrize(
+    ("moment", "phases"),
+    [("load_dataset", []), ("snapshot", []), ("train_phase", []), ("quantize_phase", ["train"])],
+)
+def test_a_shard_exchanged_between_two_steps_is_an_error(
+    referee, submission, damaged_data, monkeypatch, name: str, moment: str, phases: list[str]
+) -> None:
+    """After it was verified, after it was sealed, after it was marked and before the first phase, between phases."""
+    after(monkeypatch, referee_module, moment, lambda: exchange(damaged_data / name))
+    record, _ = referee.run(submission, data=damaged_data)
+    assert record.verdict is Verdict.ERROR
+    assert f"{damaged_data / name} was replaced by another file" in record.reasons[0].text
+    assert [list(seed.phases) for seed in record.seeds] == ([phases] if moment.endswith("phase") else [])
+
+
+@needs_root
+@pytest.mark.privileged
+@pytest.mark.parametrize("name", ["toy_train_000001.bin", "toy_val_000000.bin"])
+def test_a_shard_exchanged_in_the_middle_of_a_phase_is_an_error(referee, submission, damaged_data, name: str) -> None:
+    wait = "print('started', flush=True)\nimport time\ntime.sleep(1.5)\n"
+    (submission / "train.py").write_text(wait + (submission / "train.py").read_text())
+
+    def exchange_while_it_trains() -> None:
+        wait_until(lambda: has_started(referee.out), "it trains")
+        exchange(damaged_data / name)
+
+    thread = threading.Thread(target=exchange_while_it_trains)
+    thread.start()
+    record, _ = referee.run(submission, data=damaged_data)
+    thread.join()
+    assert record.verdict is Verdict.ERROR
+    assert f"{damaged_data / name} was replaced by another file" in record.reasons[0].text
+    assert len(record.seeds[0].phases) == 0, "nothing can be said about that phase"
+
+
+@needs_root
+@pytest.mark.privileged
+def test_a_shard_linked_or_mounted_into_the_submission_is_refused(referee, submission, damaged_data) -> None:
+    shard = damaged_data / "toy_val_000000.bin"
+    (submission / "weights.bin").hardlink_to(shard)
+    record, _ = referee.run(submission, data=damaged_data)
+    assert [reason.code for reason in record.reasons] == ["shard_copy"]
+    (submission / "weights.bin").unlink()
+    (submission / "weights.bin").touch()
+    subprocess.run(["mount", "--bind", shard, submission / "weights.bin"], check=True)
+    try:
+        record, _ = referee.run(submission, data=damaged_data)
+    finally:
+        subprocess.run(["umount", submission / "weights.bin"], check=True)
+    assert [reason.code for reason in record.reasons] == ["shard_copy"]
+    assert "weights.bin" in record.reasons[0].text
+
+
+@needs_root
+@pytest.mark.privileged
+def test_a_file_dropped_beside_the_shards_is_in_no_sandbox(referee, submission, damaged_data, monkeypatch) -> None:
+    """Attack X20: what came after the marks has none."""
+    look = """
+import os
+names = sorted(name for folder in ("/in/train", "/in/val") for name in os.listdir(folder))
+assert names == ["toy_train_000000.bin", "toy_train_000001.bin", "toy_val_000000.bin"], names
+"""
+    for name in ("train.py", "quantize.py", "serve.py"):
+        (submission / name).write_text(look + (submission / name).read_text())
+    dropped = damaged_data / "toy_train_000002.bin"
+    after(monkeypatch, AccessMonitor, "prove_alive", lambda: shutil.copy(damaged_data / "toy_val_000000.bin", dropped))
+    record, _ = referee.run(submission, data=damaged_data)
+    assert dropped.exists()
+    assert (record.verdict, record.reasons) == (Verdict.PASS, ())
 
 
 # --- processes from outside
