@@ -105,14 +105,26 @@ def data_demo(out: Annotated[Path, typer.Option("--out", help="Directory to make
 
 @data_app.command("verify")
 def data_verify(data: DataOption = DEMO_DATA) -> None:
-    """Read every file of a data directory and compare it with the manifest."""
+    """Read every file of a data directory and compare it with the manifest, and the documents of val with train."""
     from harness.data.manifest import Manifest, verify
+    from harness.data.overlap import RUN_TOKENS, measure_once
     from harness.registry import Registration
 
-    with Registration(f"verify-{os.getpid()}"):
-        facts = verify(data, progress=lambda text: console.print(f"  {escape(text)}"))
+    def progress(text: str) -> None:
+        console.print(f"  {escape(text)}")
+
+    with Registration(f"verify-{os.getpid()}") as registration:
+        manifest = Manifest.load(data)
+        facts = verify(data, manifest, progress)
+        overlap = measure_once(facts, registration.directory, progress)
     said_by = escape(str(data / "manifest.json"))
-    console.print(f"{len(facts)} files are what {said_by} says (manifest sha256 {Manifest.load(data).sha256})")
+    console.print(f"{len(facts)} files are what {said_by} says (manifest sha256 {manifest.sha256})")
+    console.print(
+        f"{overlap.in_train:,} of {overlap.documents:,} val documents are in train ({overlap.share:.1%}): "
+        f"{overlap.repeated:,} word for word, {overlap.mostly_in_train:,} by more than half of their runs of "
+        f"{RUN_TOKENS} tokens"
+        + (f"; the first at token {overlap.example:,} of val" if overlap.example is not None else "")
+    )
 
 
 def _make_demo_data(directory: Path) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import Reason, Violation
+from harness.errors import Reason, RefereeError, Violation
 
 CHUNK = 1 << 20
 
@@ -43,6 +43,7 @@ def collect(directory: int, declared: Mapping[str, int], destination: Path) -> d
 
     Raises Violation if one is missing, is not a regular file, is larger than declared, or if anything else lies there.
     The sandbox must be empty; if a violation is raised the files copied before it stay in `destination`, as evidence.
+    Raises RefereeError if a file changes meanwhile: then somebody is still alive.
     """
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -70,6 +71,9 @@ def _take_over(directory: int, name: str, most: int, target: Path) -> Output:
                 Reason.OUTPUT_TOO_LARGE, f"/out/{name} has {facts.st_size:,} bytes; at most {most:,} are allowed"
             )
         copied = _copy(source, target, most)
+        now = os.fstat(source)
+        if (copied, now.st_mtime_ns, now.st_ctime_ns) != (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns):
+            raise RefereeError(f"/out/{name} was written to while it was collected, after its phase had ended")
     finally:
         os.close(source)
     with target.open("rb") as file:

@@ -31,7 +31,9 @@ from harness.clock import PhaseClock
 from harness.contestant import Contestant, load_contestant
 from harness.data.documents import read_documents
 from harness.data.manifest import FileFacts, Manifest, verify
+from harness.data.overlap import Overlap, measure_once
 from harness.data.shards import read_shard, write_atomically
+from harness.data.slices import BLOCK_BYTES, find_slice
 from harness.errors import InputError, Reason, RefereeError, Violation
 from harness.evidence.ledger import Ledger
 from harness.evidence.record import (
@@ -105,7 +107,7 @@ class RunRequest:
 class Dataset:
     """The data of a run, verified. val: uint16 [N], the whole val stream; val_bytes: int64 [N - 1], UTF-8 bytes of each
     scored token of it; text_bytes: their sum. begin_token: with which documents begin. other_text: uint16, train text
-    for probes.
+    for probes. overlap: what of val is in train.
     """
 
     manifest: Manifest
@@ -114,6 +116,7 @@ class Dataset:
     val_bytes: np.ndarray
     begin_token: int
     other_text: np.ndarray
+    overlap: Overlap
 
     @property
     def text_bytes(self) -> int:
@@ -141,7 +144,7 @@ def run_record(request: RunRequest, observer: Observer) -> tuple[Record, Path]:
         observer.note(text)
     use = Use.EXCLUSIVE if request.rules.rules.hardware.exclusive else Use.SHARED
     with Registration(run_id, use=use) as registration:
-        dataset = load_dataset(request.data, request.rules.rules, observer)
+        dataset = load_dataset(request.data, request.rules.rules, registration.directory, observer)
         directory, contestant = _make_run_directory(request, run_id)
         run = _Run(request, dataset, contestant, directory, run_id, registration, observer)
         try:
@@ -166,7 +169,7 @@ def _make_run_directory(request: RunRequest, run_id: str) -> tuple[Path, Contest
         remove_tree(directory)
         raise InputError(f"cannot make the run directory {directory}: {error.strerror}; choose another --out") from None
     try:
-        return directory, load_contestant(request.submission, request.rules.rules.name, directory / "submission")
+        return directory, load_contestant(request.submission, request.rules.rules, directory / "submission")
     except OSError as error:
         remove_tree(directory)
         raise InputError(f"cannot copy the submission {request.submission}: {error}") from None
@@ -175,9 +178,9 @@ def _make_run_directory(request: RunRequest, run_id: str) -> tuple[Path, Contest
         raise
 
 
-def load_dataset(directory: Path, rules: Rules, observer: Observer) -> Dataset:
+def load_dataset(directory: Path, rules: Rules, kept: Path, observer: Observer) -> Dataset:
     """Read and verify the data; raises InputError if a file is not what the manifest says or the data is not what the
-    rules want.
+    rules want. `kept`: the user's own directory for what need not be measured twice.
     """
     manifest = Manifest.load(directory)
     observer.note(f"data: checking {len(manifest.entries())} files of {directory}")
@@ -208,8 +211,15 @@ def load_dataset(directory: Path, rules: Rules, observer: Observer) -> Dataset:
             f"{directory}: the tokens of the val split stand for {text_bytes:,} bytes of text, "
             f"its manifest says {manifest.text.val.bytes:,}"
         )
+    overlap = measure_once(files, kept, observer.note)
+    if overlap.share > rules.data.max_val_documents_in_train:
+        raise InputError(
+            f"{directory}: {overlap.share:.1%} of the val documents are in train, {overlap.in_train:,} of "
+            f"{overlap.documents:,}, such as the one at token {overlap.example:,} of val; rules {rules.name} allow "
+            f"{rules.data.max_val_documents_in_train:.1%}"
+        )
     other_text = read_shard(by_role["train"][0])[:OTHER_TEXT_TOKENS].copy()
-    return Dataset(manifest, files, val, val_bytes, load_tokenizer(tokenizer).bos_id(), other_text)
+    return Dataset(manifest, files, val, val_bytes, load_tokenizer(tokenizer).bos_id(), other_text, overlap)
 
 
 class _Run:
@@ -239,7 +249,6 @@ class _Run:
         missing = [*request.missing_witnesses, *filter(None, map(filesystem_fault, dataset.paths("train")[:1]))]
         self.reasons = [ReasonEntry(kind="missing_witness", code="missing_witness", text=text) for text in missing]
         self.seeds: list[SeedRecord] = []
-        self.seals = snapshot(dataset.shards)
         self.significance: SignificanceRecord | None = None
 
     def go(self) -> None:
@@ -295,7 +304,7 @@ class _Run:
             finished_utc=datetime.now(UTC).isoformat(timespec="seconds"),
             rules=NamedHash(name=self.rules.name, sha256=self.request.rules.sha256),
             submission=SubmissionEntry(name=self.contestant.name, tree_sha256=self.contestant.tree_sha256),
-            data=DataEntry(manifest_sha256=self.dataset.manifest.sha256),
+            data=DataEntry(manifest_sha256=self.dataset.manifest.sha256, overlap=self.dataset.overlap),
             environment={**self.request.environment, "other_runs_seen": len(self.registration.seen)},
             seeds=tuple(self.seeds),
             significance=self.significance,
@@ -321,6 +330,7 @@ class _Run:
         self.reasons.append(ReasonEntry(kind="referee_error", code=code, text=text))
 
     def _prepare(self) -> None:
+        self.seals = snapshot(self.dataset.shards)
         self.registration.set_scratch(self.scratch)
         self.scratch.mkdir(mode=0o755)
         self.ledger.append(
@@ -332,12 +342,7 @@ class _Run:
             seeds=list(self.request.seeds),
             missing_witnesses=list(self.request.missing_witnesses),
         )
-        shards = {facts.sha256: facts.path.name for facts in self.dataset.shards}
-        for file in self.contestant.files:
-            if file.sha256 in shards:
-                raise Violation(
-                    Reason.SHARD_COPY, f"{file.path} of the submission is a copy of the shard {shards[file.sha256]}"
-                )
+        self._refuse_shards_in_submission()
         self.decoys = {kind: self._make_decoy(kind) for kind in ("train", "val", "checkpoint")}
         if self.request.monitored:
             self.monitor = AccessMonitor(self.registration, self.scratch)
@@ -355,6 +360,22 @@ class _Run:
     def opening(self, work: Callable[[], Result]) -> Result:
         """What `work` returns, which opens gated files."""
         return self.monitor.watch(work) if self.monitor else work()
+
+    def _refuse_shards_in_submission(self) -> None:
+        """Raise Violation if a file of the submission is a shard, or holds a part of one."""
+        shards = {facts.sha256: facts.path.name for facts in self.dataset.shards}
+        for file in self.contestant.files:
+            if file.sha256 in shards:
+                raise Violation(
+                    Reason.SHARD_COPY, f"{file.path} of the submission is a copy of the shard {shards[file.sha256]}"
+                )
+        own = [self.contestant.directory / file.path for file in self.contestant.files]
+        if found := find_slice(own, [facts.path for facts in self.dataset.shards]):
+            raise Violation(
+                Reason.SHARD_COPY,
+                f"{found.path.relative_to(self.contestant.directory)} of the submission holds, at byte {found.offset}, "
+                f"{BLOCK_BYTES} bytes that the shard {found.shard.name} has at byte {found.shard_offset}",
+            )
 
     def check_for_copies(self) -> None:
         """Wait for the search to end; raise RefereeError if a file that every sandbox sees holds what a shard holds."""

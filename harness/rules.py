@@ -46,6 +46,7 @@ class Prepare(Table):
 
 class Size(Table):
     artifact_and_code_bytes: Positive
+    submission_bytes: Positive
 
 
 class Checkpoint(Table):
@@ -74,6 +75,7 @@ class Data(Table):
     vocab_size: Annotated[int, Field(gt=0, le=65536)]
     val_tokens: Count
     tokenizer_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+    max_val_documents_in_train: Annotated[float, Field(ge=0, le=1)]
 
 
 class Seeds(Table):

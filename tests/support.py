@@ -6,7 +6,10 @@ import io
 import os
 import shutil
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from rich.console import Console
 from harness import doctor
 from harness.data.documents import write_documents
 from harness.data.manifest import Manifest, PlainFile, ShardFile, Text, TextStatistics
-from harness.data.shards import write_shard
+from harness.data.shards import BOS, read_shard, write_shard
 from harness.evidence.record import Record
 from harness.progress import ConsoleObserver
 from harness.referee import RunRequest, run_record
@@ -91,6 +94,19 @@ def make_toy_data(directory: Path, *, vocab_size: int = 320) -> Path:
     return directory
 
 
+def give_val_to_train(data: Path, every: int = 1) -> None:
+    """Put val documents into the last train shard of a toy data directory, all but one of `every`, and say so in its
+    manifest.
+    """
+    manifest = Manifest.load(data)
+    train, val = manifest.train[-1].file, read_shard(data / manifest.val[0].file)
+    documents = np.split(val, np.flatnonzero(val == BOS)[1:])
+    given = [document for number, document in enumerate(documents) if every == 1 or number % every]
+    write_shard(data / train, np.concatenate([read_shard(data / train), *given]))
+    changed = manifest.model_copy(update={"train": (*manifest.train[:-1], ShardFile.of(data / train))})
+    changed.write(data)
+
+
 def assemble(folder: Path, destination: Path) -> Path:
     """A submission made of tests/honest/minimal with the files of `folder` laid over it."""
     shutil.copytree(
@@ -100,6 +116,30 @@ def assemble(folder: Path, destination: Path) -> Path:
         folder, destination, dirs_exist_ok=True, ignore=shutil.ignore_patterns("expect.toml", "__pycache__")
     )
     return destination
+
+
+@contextmanager
+def exchanging(*pairs: tuple[Path, Path]) -> Iterator[None]:
+    """A process that exchanges the names of each pair as fast as it can, with no instant at which one is missing."""
+    program = """
+import ctypes, os, sys
+names = [os.fsencode(name) for name in sys.argv[1:]]
+rename = ctypes.CDLL(None).renameat2
+print(flush=True)
+while True:
+    for one, other in zip(names[::2], names[1::2]):
+        if rename(-100, one, -100, other, 2):  # RENAME_EXCHANGE
+            sys.exit("renameat2")
+"""
+    arguments = [str(path) for pair in pairs for path in pair]
+    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", program, *arguments], stdout=subprocess.PIPE)
+    with process:
+        process.stdout.readline()
+        try:
+            yield
+            assert process.poll() is None, "nothing was exchanged"
+        finally:
+            process.kill()
 
 
 @dataclass(frozen=True)

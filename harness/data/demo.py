@@ -31,7 +31,7 @@ from harness.data.manifest import (
     verify,
 )
 from harness.data.prose import Document, python_documents, source_files, stdlib_folder
-from harness.data.shards import write_atomically, write_shard
+from harness.data.shards import BOS, write_atomically, write_shard
 from harness.data.split import Split, overlap, split, without_repeats
 from harness.errors import InputError, RefereeError
 
@@ -43,7 +43,7 @@ MINIMUM_DOCUMENT_BYTES = 500  # what is shorter is mostly boilerplate that diffe
 VAL_SHARE = 0.12
 LARGEST_SHARE = 0.08  # of val that one cluster may have
 
-PAD, BOS, EOS, UNKNOWN = range(4)  # token ids, as in the contest's tokenizer
+PAD, EOS, UNKNOWN = 0, 2, 3  # token ids, as in the contest's tokenizer; BOS is 1
 
 
 def build_demo_corpus(directory: str | os.PathLike[str], progress: Progress | None = None) -> Manifest:

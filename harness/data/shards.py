@@ -28,6 +28,7 @@ MAGIC = 20240520
 VERSION = 1
 HEADER_BYTES = 256 * 4
 TOKEN_BYTES = 2
+BOS = 1  # the token that begins each document
 MAXIMUM_TOKENS = 2**31 - 1  # the count is an int32
 
 Source = str | os.PathLike[str] | int | BinaryIO

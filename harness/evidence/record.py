@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.data.overlap import Overlap
+
 FORMAT = 1
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -159,6 +161,7 @@ class SubmissionEntry(Part):
 
 class DataEntry(Part):
     manifest_sha256: Sha256
+    overlap: Overlap
 
 
 class SignificanceRecord(Part):

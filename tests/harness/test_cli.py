@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from support import TESTS
+from support import TESTS, give_val_to_train
 from typer.main import get_command
 
 from harness import cli
@@ -199,6 +200,16 @@ def test_seeds_are_read(text: str, seeds: tuple[int, ...]) -> None:
 def test_seeds_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter):
         cli.parse_seeds(text)
+
+
+def test_data_verify_tells_how_much_of_val_is_in_train(command, toy_data, tmp_path) -> None:
+    data = Path(shutil.copytree(toy_data, tmp_path / "data"))
+    give_val_to_train(data)
+    code, said, _ = command("data", "verify", "--data", data)
+    assert code == 0
+    found = re.search(r"(\d+) of (\d+) val documents are in train \(100.0%\): (\d+) word for word, (\d+) by", said)
+    assert len(set(found.groups())) == 1
+    assert "the first at token" in said
 
 
 def test_data_verify_names_the_first_wrong_file(command, toy_data, tmp_path) -> None:

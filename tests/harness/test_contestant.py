@@ -7,14 +7,16 @@ import json
 import os
 import shutil
 import socket
+import time
 from pathlib import Path
 
 import pytest
-from support import TESTS
+from support import TESTS, exchanging
 
 from harness import contestant as contestant_module
-from harness.contestant import IGNORED, load_contestant
+from harness.contestant import IGNORED, MAX_DEPTH, load_contestant
 from harness.errors import InputError
+from harness.rules import load_rules
 
 MINIMAL = TESTS / "honest" / "minimal"
 
@@ -27,15 +29,21 @@ def folder(tmp_path) -> Path:
 
 
 @pytest.fixture
-def load(tmp_path):
-    """Load a folder into a fresh place each time."""
+def load(tmp_path, toy_rules):
+    """Load a folder into a fresh place each time; `size`: values of the rules' table of that name."""
     count = iter(range(100))
-    return lambda folder, rules="toy": load_contestant(folder, rules, tmp_path / f"copy-{next(count)}")
+
+    def into_a_fresh_place(folder: Path, **size: int):
+        rules = toy_rules.rules
+        changed = rules.model_copy(update={"size": rules.size.model_copy(update=size)})
+        return load_contestant(folder, changed, tmp_path / f"copy-{next(count)}")
+
+    return into_a_fresh_place
 
 
-def refused(load, folder: Path, rules: str = "toy") -> str:
+def refused(load, folder: Path, **size: int) -> str:
     with pytest.raises(InputError) as caught:
-        load(folder, rules)
+        load(folder, **size)
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -276,17 +284,52 @@ def test_a_folder_without_a_manifest_is_no_submission(load, tmp_path) -> None:
         assert "submission.toml" in refused(load, place)
 
 
-def test_too_many_files_or_bytes_are_refused(load, folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(contestant_module, "MAX_FILES", 5)
+def test_too_many_files_or_folders_are_refused(load, folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(contestant_module, "MAX_NAMES", 5)
     load(folder)
-    (folder / "sixth").touch()
-    assert "5 files" in refused(load, folder)
-    (folder / "sixth").unlink()
-    total = sum(path.stat().st_size for path in folder.iterdir())
-    monkeypatch.setattr(contestant_module, "MAX_BYTES", total)
+    for make in (Path.touch, Path.mkdir):
+        make(folder / "sixth")
+        assert "5 files" in refused(load, folder)
+        (folder / "sixth").rename(folder.parent / f"was-{make.__name__}")
     load(folder)
-    monkeypatch.setattr(contestant_module, "MAX_BYTES", total - 1)
-    assert f"{total - 1} bytes" in refused(load, folder)
+
+
+def test_the_folder_s_limit_is_exact_and_counts_names(load, folder: Path) -> None:
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "deep" / "er" / "ü").write_bytes(b"12345")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    total = sum(path.stat().st_size + len(str(path.relative_to(folder)).encode()) for path in files)
+    load(folder, submission_bytes=total)
+    assert f"{total - 1:,} bytes" in refused(load, folder, submission_bytes=total - 1)
+    (folder / ("x" * 200)).touch()
+    assert f"{total:,} bytes" in refused(load, folder, submission_bytes=total), "data in names is data"
+
+
+@pytest.mark.parametrize("rules", ["demo", "record"])
+def test_this_repository_s_submission_fits_well(tmp_path, rules: str) -> None:
+    found = load_contestant(TESTS.parent / "submission", load_rules(rules).rules, tmp_path / "copy")
+    assert 10 * sum(file.bytes for file in found.files) < load_rules(rules).rules.size.submission_bytes
+
+
+def test_a_folder_is_there_for_its_files_alone(load, folder: Path) -> None:
+    """Names of empty folders would be in no hash and in no size."""
+    (folder / "empty" / "payload").mkdir(parents=True)
+    (folder / "full").mkdir()
+    (folder / "full" / "file").touch()
+    copy = load(folder).directory
+    assert sorted(path.name for path in copy.iterdir() if path.is_dir()) == ["full"]
+
+
+def test_folders_inside_each_other_have_a_limit(load, folder: Path) -> None:
+    def nested(depth: int) -> None:
+        deepest = folder.joinpath(*["d"] * depth)
+        deepest.mkdir(parents=True, exist_ok=True)
+        (deepest / "file").touch()
+
+    nested(MAX_DEPTH)
+    load(folder)
+    nested(MAX_DEPTH + 1)
+    assert f"{MAX_DEPTH} folders" in refused(load, folder)
 
 
 def test_a_huge_sparse_file_is_refused_without_reading_it(load, folder: Path) -> None:
@@ -299,3 +342,41 @@ def test_the_schema_s_order_of_keys_does_not_matter(load, folder: Path) -> None:
     tensors = {"b": {"shape": [2], "dtype": "F16"}, "a": {"dtype": "BF16", "shape": []}}
     (folder / "checkpoint.json").write_text(json.dumps(tensors))
     assert set(load(folder).checkpoint) == {"a", "b"}
+
+
+# --- who exchanges names while the folder is copied
+
+SECRET = b"SECRET of the harness's user"
+
+
+def test_a_name_exchanged_for_a_link_while_it_is_copied_leads_nowhere(folder: Path, toy_rules, tmp_path) -> None:
+    """Attack S06: between the look at a name and its use, a folder becomes a link to another's folder, a file a link to
+    another's file.
+    """
+    private = tmp_path / "private"
+    (private / "pkg").mkdir(parents=True)
+    (private / "pkg" / "module.py").write_bytes(SECRET)
+    (folder / "pkg").mkdir()
+    (folder / "pkg" / "module.py").touch()
+    (folder / "file.py").touch()
+    (folder.parent / "link-to-folder").symlink_to(private / "pkg")
+    (folder.parent / "link-to-file").symlink_to(private / "pkg" / "module.py")
+    outcomes = {"copied": 0, "refused": 0}
+    with exchanging(
+        (folder / "pkg", folder.parent / "link-to-folder"), (folder / "file.py", folder.parent / "link-to-file")
+    ):
+        deadline = time.monotonic() + 20
+        while min(outcomes.values()) < 3 or sum(outcomes.values()) < 300:
+            assert time.monotonic() < deadline, outcomes
+            copy = tmp_path / "copy"
+            try:
+                load_contestant(folder, toy_rules.rules, copy)
+                outcomes["copied"] += 1
+            except InputError as error:
+                assert "not a regular file" in str(error)
+                outcomes["refused"] += 1
+            for path in copy.rglob("*"):
+                assert not path.is_symlink()
+                assert path.is_dir() or SECRET not in path.read_bytes()
+            shutil.rmtree(copy)
+            shutil.rmtree(tmp_path / "copy-eval", ignore_errors=True)

@@ -7,12 +7,17 @@ import os
 import shutil
 import socket
 import stat
+import struct
+import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
+from support import exchanging
 
-from harness.errors import Reason, Violation
+from harness import outputs as outputs_module
+from harness.errors import Reason, RefereeError, Violation
 from harness.outputs import CHUNK, collect, remove_tree
 
 LIMIT = 1000
@@ -73,9 +78,62 @@ def test_the_copy_is_the_harness_s_own(out: Path) -> None:
 
 
 @needs_root
-def test_owner_and_capabilities_are_not_carried_over(out: Path) -> None:
-    os.chown(out / "one", 12345, 12345)
-    assert take(out)["one"].path.stat().st_uid == 0
+def test_owner_capabilities_lists_and_flags_are_not_carried_over(out: Path) -> None:
+    original = out / "one"
+    os.chown(original, 12345, 12345)
+    capability = struct.pack("<5I", 0x02000001, 1 << 21, 0, 0, 0)  # version 2, effective; CAP_SYS_ADMIN
+    os.setxattr(original, "security.capability", capability)
+    user, named, group, mask, other = ((tag, 7, 0xFFFFFFFF) for tag in (1, 2, 4, 16, 32))
+    entries = b"".join(struct.pack("<HHI", *entry) for entry in (user, (*named[:2], 12345), group, mask, other))
+    os.setxattr(original, "system.posix_acl_access", struct.pack("<I", 2) + entries)
+    os.setxattr(original, "trusted.note", b"payload")
+    assert len(os.listxattr(original)) == 3
+    subprocess.run(["chattr", "+i", original], check=True)
+    try:
+        copy = take(out)["one"].path
+    finally:
+        subprocess.run(["chattr", "-i", original], check=True)
+    assert (copy.stat().st_uid, copy.stat().st_gid, stat.S_IMODE(copy.stat().st_mode)) == (0, 0, 0o444)
+    assert os.listxattr(copy) == []
+    copy.unlink()  # an immutable copy could not be
+
+
+def test_a_file_that_never_had_a_name_before_is_as_good_as_another(out: Path) -> None:
+    (out / "two").unlink()
+    unnamed, directory = os.open(out, os.O_TMPFILE | os.O_WRONLY), os.open(out, os.O_RDONLY)
+    os.write(unnamed, b"second")
+    os.link(f"/proc/self/fd/{unnamed}", "two", dst_dir_fd=directory, follow_symlinks=True)
+    os.close(unnamed)
+    os.close(directory)
+    assert take(out)["two"].path.read_bytes() == b"second"
+
+
+@pytest.mark.parametrize("change", [b"longer by this", b"second"], ids=["grows", "is rewritten"])
+def test_a_file_that_changes_while_it_is_copied_is_the_referee_s_fault(out: Path, monkeypatch, change: bytes) -> None:
+    """Nobody can be alive who writes; if somebody is, no copy may pass for what the phase left."""
+    real = os.read
+
+    def read_and_write(descriptor: int, count: int) -> bytes:
+        data = real(descriptor, count)
+        time.sleep(0.01)  # before Linux 6.13 times move with the timer's tick
+        with (out / "two").open("r+b") as file:
+            file.write(change)
+        return data
+
+    monkeypatch.setattr(outputs_module, "os", Wrapped(os, read=read_and_write))
+    with pytest.raises(RefereeError, match="/out/two was written to"):
+        take(out)
+
+
+class Wrapped:
+    """A module with some functions replaced."""
+
+    def __init__(self, module, **replaced) -> None:
+        self._module = module
+        vars(self).update(replaced)
+
+    def __getattr__(self, name: str):
+        return getattr(self._module, name)
 
 
 @pytest.mark.parametrize(("size", "fits"), [(LIMIT - 1, True), (LIMIT, True), (LIMIT + 1, False)])
@@ -263,6 +321,40 @@ def test_no_descriptor_stays_open(out: Path) -> None:
     (out.parent / "received").mkdir()
     refused(out)
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("other", ["link", "hard link", "folder", "larger"])
+def test_a_name_exchanged_while_it_is_collected_leads_nowhere(out: Path, other: str) -> None:
+    """The sandbox is empty when its outputs are collected; if it were not, this would still hold."""
+    secret, beside = b"S" * LIMIT, out.parent / "beside"
+    (out.parent / "secret").write_bytes(secret)
+    if other == "link":
+        beside.symlink_to(out.parent / "secret")
+    elif other == "hard link":
+        beside.hardlink_to(out.parent / "secret")
+    elif other == "folder":
+        beside.mkdir()
+    else:
+        beside.write_bytes(secret + b"S")
+    outcomes = {"taken": 0, "refused": 0}
+    with exchanging((out / "two", beside)):
+        deadline = time.monotonic() + 20
+        while min(outcomes.values()) < 3 or sum(outcomes.values()) < 200:
+            assert time.monotonic() < deadline, outcomes
+            try:
+                found = take(out)
+            except Violation as violation:
+                wanted = Reason.OUTPUT_TOO_LARGE if other == "larger" else Reason.OUTPUT_NOT_REGULAR
+                assert violation.reason is wanted
+                outcomes["refused"] += 1
+            except RefereeError as error:  # the exchange was seen by its change of the file's ctime
+                assert "/out/two was written to" in str(error)
+                outcomes["refused"] += 1
+            else:
+                assert found["two"].path.read_bytes() == b"second"
+                outcomes["taken"] += 1
+            for path in (out.parent / "received").iterdir():
+                path.unlink()
 
 
 def test_a_hostile_tree_can_be_removed(tmp_path: Path) -> None:

@@ -49,7 +49,10 @@ def minimal_record(**changes) -> dict:
         "finished_utc": "2026-01-01T00:00:00+00:00",
         "rules": {"name": "toy", "sha256": sha256},
         "submission": {"name": "minimal", "tree_sha256": sha256},
-        "data": {"manifest_sha256": sha256},
+        "data": {
+            "manifest_sha256": sha256,
+            "overlap": {"documents": 3, "repeated": 0, "mostly_in_train": 1, "in_train": 1, "example": 17},
+        },
         "environment": {},
         "seeds": [],
         "ledger_head": sha256,

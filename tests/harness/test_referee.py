@@ -28,13 +28,13 @@ import jsonschema
 import numpy as np
 import pytest
 from rich.console import Console
-from support import TESTS, Disk
+from support import TESTS, Disk, give_val_to_train
 
 from harness import cli, doctor
 from harness import referee as referee_module
 from harness import supervisor as supervisor_module
 from harness.access import AccessMonitor
-from harness.contestant import load_contestant
+from harness.contestant import IGNORED, load_contestant
 from harness.data.documents import read_documents, write_documents
 from harness.data.manifest import Manifest, PlainFile
 from harness.data.shards import read_shard
@@ -168,6 +168,8 @@ def test_every_hash_and_size_is_that_of_the_file(honest) -> None:
     assert record.run == directory.name
     assert record.rules.sha256 == sha256(TESTS / "toy.toml")
     assert record.data.manifest_sha256 == sha256(referee.data / "manifest.json")
+    assert record.data.overlap.repeated == 0
+    assert 50 <= record.data.overlap.documents <= 60
     for seed in record.seeds:
         folder = directory / f"seed-{seed.seed}"
         assert set(seed.outputs) == {"checkpoint.safetensors", "artifact.bin", "calibration.bin"}
@@ -182,7 +184,7 @@ def test_every_hash_and_size_is_that_of_the_file(honest) -> None:
             assert not phase.log_truncated
 
 
-def test_the_submission_s_numbers_follow_from_its_files(honest, tmp_path) -> None:
+def test_the_submission_s_numbers_follow_from_its_files(honest, toy_rules, tmp_path) -> None:
     _, record, directory = honest
     lines = ""
     for path in sorted(path for path in MINIMAL.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
@@ -191,7 +193,7 @@ def test_the_submission_s_numbers_follow_from_its_files(honest, tmp_path) -> Non
     command = json.dumps(["python", "serve.py"])
     by_hand = len((MINIMAL / "serve.py").read_bytes()) + len("serve.py") + len(command)
     assert {seed.code_bytes for seed in record.seeds} == {by_hand}
-    assert load_contestant(MINIMAL, "toy", tmp_path / "again").code_bytes == by_hand
+    assert load_contestant(MINIMAL, toy_rules.rules, tmp_path / "again").code_bytes == by_hand
     assert (directory / "submission" / "serve.py").read_bytes() == (MINIMAL / "serve.py").read_bytes()
 
 
@@ -301,6 +303,22 @@ def test_a_shard_in_the_submission_is_refused(referee, submission: Path) -> None
     assert not (directory / "seed-1").exists()
 
 
+@pytest.mark.parametrize("shard", ["toy_train_000001.bin", "toy_val_000000.bin"])
+def test_a_part_of_a_shard_in_the_submission_is_refused(referee, submission: Path, shard: str) -> None:
+    """Attack D09, a little varied: no header, odd offsets, in the middle of a program."""
+    code = (submission / "quantize.py").read_bytes() + b'\nTEXT = b"""'
+    piece = (referee.data / shard).read_bytes()[1501:2101]
+    (submission / "quantize.py").write_bytes(code + piece + b'"""\n')
+    record, directory = referee.run(submission)
+    assert [(reason.code, reason.phase) for reason in record.reasons] == [("shard_copy", None)]
+    found = re.fullmatch(
+        rf"quantize.py of the submission holds, at byte (\d+), 256 bytes that the shard {shard} has at byte (\d+)",
+        record.reasons[0].text,
+    )
+    assert int(found[1]) - len(code) == int(found[2]) - 1501
+    assert not (directory / "seed-1").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -354,6 +372,28 @@ def test_data_that_is_not_as_it_should_be_leaves_nothing_behind(referee, submiss
     with pytest.raises(InputError):
         referee.run(submission, data=damaged_data)
     assert runs_of(referee) == []
+
+
+@pytest.mark.parametrize(("every", "share"), [(1, "100.0"), (5, r"(7[5-9]|8\d)\.\d")])
+def test_data_whose_val_documents_are_in_train_leaves_nothing_behind(
+    referee, submission, damaged_data, every: int, share: str
+) -> None:
+    """Attack D20."""
+    give_val_to_train(damaged_data, every)
+    allowed = rf"{share}% of the val documents are in train, \d+ of 5\d, such as .* at token \d+ .* toy allow 10.0%"
+    for _ in range(2):  # the second time from memory
+        with pytest.raises(InputError, match=allowed):
+            referee.run(submission, data=damaged_data)
+    assert runs_of(referee) == []
+
+
+def test_the_rules_say_how_much_of_val_may_be_in_train(referee, submission, damaged_data, changed_rules) -> None:
+    give_val_to_train(damaged_data)
+    (submission / "train.py").write_text("raise SystemExit(5)")
+    record, _ = referee.run(submission, data=damaged_data, rules=changed_rules(max_val_documents_in_train="1.0"))
+    found = record.data.overlap
+    assert found.documents == found.repeated == found.mostly_in_train == found.in_train
+    assert found.example is not None
 
 
 def test_a_submission_that_cannot_be_read_leaves_nothing_behind(referee, submission: Path) -> None:
@@ -479,7 +519,7 @@ def test_a_baseline_must_be_beaten_beyond_doubt(referee, submission, changed_rul
 @pytest.mark.parametrize(("spare", "verdict"), [(0, Verdict.PASS), (-1, Verdict.FAIL)])
 @needs_root
 def test_the_size_limit_is_exact(referee, submission, changed_rules, tmp_path, spare: int, verdict) -> None:
-    code = load_contestant(submission, "toy", tmp_path / "measured").code_bytes
+    code = load_contestant(submission, referee.rules.rules, tmp_path / "measured").code_bytes
     artifact = 320 * 2
     rules = changed_rules(artifact_and_code_bytes=str(code + artifact + spare))
     record, _ = referee.run(submission, rules=rules)
@@ -1078,6 +1118,34 @@ def test_other_original_documents_are_refused_before_anything_runs(referee, dama
 # --- odd submissions
 
 
+def test_what_is_ignored_of_a_folder_is_in_no_sandbox(referee, submission) -> None:
+    """Attack A04: text kept in a repository's history, in compiled modules or in a virtual environment."""
+    canary = "canary-" + "7f3a" * 8
+    for place in (".git/objects/pack/pack-1.pack", "__pycache__/x.pyc", "deep/__pycache__/y.pyc", ".venv/lib/z.py"):
+        (submission / place).parent.mkdir(parents=True)
+        (submission / place).write_text(canary)
+    (submission / "deep" / "seen.txt").write_text("and " + canary[:-1])
+    look = f"""
+import os
+found = []
+for folder, folders, files in os.walk("/in"):
+    found += [name for name in folders + files if name in {sorted(IGNORED)}]
+    for name in files:
+        if name.endswith((".bin", ".safetensors", ".sock")):
+            continue
+        data = open(os.path.join(folder, name), "rb").read()
+        found += [name] if {canary[:-1].encode()} + b"{canary[-1]}" in data else []
+        assert name != "seen.txt" or {canary[:-1].encode()} in data
+assert os.path.exists("/in/submission/serve.py") and not found, found
+"""
+    text = (submission / "submission.toml").read_text()
+    (submission / "submission.toml").write_text(text.replace('eval_files = ["serve.py"]', ""))
+    for name in ("train.py", "quantize.py", "serve.py"):
+        (submission / name).write_text(look + (submission / name).read_text())
+    record, _ = referee.run(submission)
+    assert record.verdict is (Verdict.PASS if os.geteuid() == 0 else Verdict.UNPROVEN), record.reasons
+
+
 @pytest.mark.slow
 def test_odd_names_and_many_files_are_no_obstacle(referee, submission) -> None:
     folder = submission / "a folder"
@@ -1119,6 +1187,104 @@ def test_a_calibration_key_follows_from_the_checkpoint_and_the_ledger(honest) ->
     for event, checkpoint in zip(found, checkpoints, strict=True):
         material = f"calibration {checkpoint} {event['previous']}"
         assert event["key"] == hashlib.sha256(material.encode()).hexdigest()
+
+
+# --- shards that are not what they were (attack D11)
+
+
+def exchange(shard: Path) -> None:
+    """Put another file of the same size under a shard's name."""
+    other = shard.with_name("other")
+    other.write_bytes(shard.read_bytes()[::-1])
+    other.rename(shard)
+
+
+def after(monkeypatch, place, name: str, act: Callable[[], object]) -> None:
+    """Let something happen right after the first call of a function."""
+    real, calls = getattr(place, name), []
+
+    def call_and_act(*arguments, **options):
+        result = real(*arguments, **options)
+        if not calls:
+            act()
+        calls.append(name)
+        return result
+
+    monkeypatch.setattr(place, name, call_and_act)
+
+
+@needs_root
+@pytest.mark.privileged
+@pytest.mark.parametrize("name", ["toy_train_000001.bin", "toy_val_000000.bin"])
+@pytest.mark.parametrize(
+    ("moment", "phases"),
+    [("load_dataset", []), ("snapshot", []), ("train_phase", []), ("quantize_phase", ["train"])],
+)
+def test_a_shard_exchanged_between_two_steps_is_an_error(
+    referee, submission, damaged_data, monkeypatch, name: str, moment: str, phases: list[str]
+) -> None:
+    """After it was verified, after it was sealed, after it was marked and before the first phase, between phases."""
+    after(monkeypatch, referee_module, moment, lambda: exchange(damaged_data / name))
+    record, _ = referee.run(submission, data=damaged_data)
+    assert record.verdict is Verdict.ERROR
+    assert f"{damaged_data / name} was replaced by another file" in record.reasons[0].text
+    assert [list(seed.phases) for seed in record.seeds] == ([phases] if moment.endswith("phase") else [])
+
+
+@needs_root
+@pytest.mark.privileged
+@pytest.mark.parametrize("name", ["toy_train_000001.bin", "toy_val_000000.bin"])
+def test_a_shard_exchanged_in_the_middle_of_a_phase_is_an_error(referee, submission, damaged_data, name: str) -> None:
+    wait = "print('started', flush=True)\nimport time\ntime.sleep(1.5)\n"
+    (submission / "train.py").write_text(wait + (submission / "train.py").read_text())
+
+    def exchange_while_it_trains() -> None:
+        wait_until(lambda: has_started(referee.out), "it trains")
+        exchange(damaged_data / name)
+
+    thread = threading.Thread(target=exchange_while_it_trains)
+    thread.start()
+    record, _ = referee.run(submission, data=damaged_data)
+    thread.join()
+    assert record.verdict is Verdict.ERROR
+    assert f"{damaged_data / name} was replaced by another file" in record.reasons[0].text
+    assert len(record.seeds[0].phases) == 0, "nothing can be said about that phase"
+
+
+@needs_root
+@pytest.mark.privileged
+def test_a_shard_linked_or_mounted_into_the_submission_is_refused(referee, submission, damaged_data) -> None:
+    shard = damaged_data / "toy_val_000000.bin"
+    (submission / "weights.bin").hardlink_to(shard)
+    record, _ = referee.run(submission, data=damaged_data)
+    assert [reason.code for reason in record.reasons] == ["shard_copy"]
+    (submission / "weights.bin").unlink()
+    (submission / "weights.bin").touch()
+    subprocess.run(["mount", "--bind", shard, submission / "weights.bin"], check=True)
+    try:
+        record, _ = referee.run(submission, data=damaged_data)
+    finally:
+        subprocess.run(["umount", submission / "weights.bin"], check=True)
+    assert [reason.code for reason in record.reasons] == ["shard_copy"]
+    assert "weights.bin" in record.reasons[0].text
+
+
+@needs_root
+@pytest.mark.privileged
+def test_a_file_dropped_beside_the_shards_is_in_no_sandbox(referee, submission, damaged_data, monkeypatch) -> None:
+    """Attack X20: what came after the marks has none."""
+    look = """
+import os
+names = sorted(name for folder in ("/in/train", "/in/val") for name in os.listdir(folder))
+assert names == ["toy_train_000000.bin", "toy_train_000001.bin", "toy_val_000000.bin"], names
+"""
+    for name in ("train.py", "quantize.py", "serve.py"):
+        (submission / name).write_text(look + (submission / name).read_text())
+    dropped = damaged_data / "toy_train_000002.bin"
+    after(monkeypatch, AccessMonitor, "prove_alive", lambda: shutil.copy(damaged_data / "toy_val_000000.bin", dropped))
+    record, _ = referee.run(submission, data=damaged_data)
+    assert dropped.exists()
+    assert (record.verdict, record.reasons) == (Verdict.PASS, ())
 
 
 # --- processes from outside

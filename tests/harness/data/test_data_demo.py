@@ -13,6 +13,7 @@ import sentencepiece
 
 from harness.data import demo
 from harness.data.manifest import Manifest, verify
+from harness.data.overlap import measure
 from harness.data.prose import Document, python_documents, stdlib_folder
 from harness.data.shards import read_shard
 from harness.data.split import overlap
@@ -165,6 +166,14 @@ def test_the_corpus_of_this_python(corpus: Path) -> None:
     manifest = Manifest.load(corpus)
     assert manifest.text.train.bytes > 1_800_000
     assert 200_000 < manifest.text.val.bytes < 500_000
+
+
+@pytest.mark.slow
+def test_no_val_document_of_this_python_s_corpus_is_in_train(corpus: Path) -> None:
+    """By tokens, which are shorter than the words that the split goes by."""
+    manifest = Manifest.load(corpus)
+    train, [val] = [corpus / shard.file for shard in manifest.train], manifest.val
+    assert measure(train, read_shard(corpus / val.file)).in_train == 0
 
 
 @pytest.mark.slow
