@@ -378,7 +378,7 @@ def test_the_wire_module_is_all_that_it_has_of_the_harness() -> None:
     )
     assert ended.exit_code == 0, ended.log
     first, *rest = ended.log.splitlines()
-    assert first.startswith("1 ")
+    assert first.startswith("2 ")
     assert PYTHON_INSIDE in first or sys.prefix == sys.base_prefix
     assert all(line.endswith(" None") for line in rest), rest
 

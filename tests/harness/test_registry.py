@@ -156,9 +156,11 @@ def test_control_groups_of_a_dead_harness_are_removed_with_what_lives_in_them(di
     monkeypatch.setattr(cgroup, "FOLDER", f"parameter-golf-test-{os.getpid()}")
     dead, alive = f"{os.getpid()}-1-0", f"{os.getpid()}-{start_time(os.getpid())}-0"
     left = subprocess.Popen(["sleep", "60"])
-    groups = [(cgroup._make(hierarchy, dead), cgroup._make(hierarchy, alive)) for hierarchy in cgroup.hierarchies()]
+    hierarchies = cgroup.hierarchies()
+    groups = [(cgroup._make(hierarchy, dead), cgroup._make(hierarchy, alive)) for hierarchy in hierarchies]
     try:
-        for group, _ in groups:
+        for hierarchy, (group, _) in zip(hierarchies, groups, strict=True):
+            cgroup._limit(hierarchy, group, 1 << 30, 64)  # a group of version 1 begins without a processor
             (group / "cgroup.procs").write_text(str(left.pid))
         threading.Thread(target=left.wait).start()  # a group is empty when its dead have been waited for
         assert reap(directory) == ([f"removed {len(groups)} control groups of runs that were killed"] if groups else [])

@@ -129,6 +129,12 @@ def test_a_document_across_several_shards_is_whole(tmp_path) -> None:
     assert measure(paths, stream([long])).repeated == 1
 
 
+def test_the_rest_of_a_document_in_the_next_shard_is_no_document(tmp_path) -> None:
+    [document] = documents(1, 9, (199, 200))
+    found = measure(shards(tmp_path, stream([document]), 2), stream([document[99:]]))
+    assert (found.repeated, found.mostly_in_train) == (0, 1)
+
+
 def test_what_is_longer_than_the_longest_document_is_cut_on_both_sides_alike(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(overlap, "MAXIMUM_TOKENS", 100)
     [long] = documents(1, 8, (1000, 1001))
