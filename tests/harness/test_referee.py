@@ -1065,7 +1065,8 @@ def test_a_scorer_that_breaks_is_an_error_with_partial_evidence(referee, monkeyp
     assert record.verdict is Verdict.ERROR
     assert "no memory left for the scorer" in record.reasons[0].text
     nats = kept_nats(directory)
-    assert np.isfinite(nats).sum() == sum(calls[:3])
+    assert sum(calls[:3]) - 5 * 16 <= np.isfinite(nats).sum() <= sum(calls[:3]), "all of it, but for blind probes"
+    assert np.isnan(nats).any()
     assert record.seeds[0].nats_sha256 == hashlib.sha256(nats.tobytes()).hexdigest()
     assert record.seeds[0].val_bpb is None
 
