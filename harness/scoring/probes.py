@@ -165,6 +165,7 @@ class Comparison:
         self.positions = 0
         self.largest = 0.0
         self._gained = 0.0
+        self._gained_at_cuts = 0.0
 
     def compare(self, probe: Probe, probed: np.ndarray, committed: np.ndarray) -> Finding | None:
         """Take one probe's losses, float [compared] or longer, against the stream's, float [N - 1]."""
@@ -174,6 +175,7 @@ class Comparison:
         self.looking_ahead += probe.looks_ahead
         self.positions += probe.compared
         self._gained += float(difference.sum())
+        self._gained_at_cuts += float(difference[-1]) if probe.looks_ahead else 0.0
         worst = int(np.abs(difference).argmax())
         self.largest = max(self.largest, float(abs(difference[worst])))
         if abs(difference[worst]) <= self.tolerance:
@@ -182,8 +184,13 @@ class Comparison:
 
     @property
     def mean_gain(self) -> float:
-        """Nats per compared position by which the committed losses are lower than the probes'."""
-        return self._gained / self.positions if self.positions else 0.0
+        """Nats by which the committed losses are lower than the probes': on average over the compared positions, or
+        over those next to a cut if that is more. Next to a cut everything ahead has changed; a model that looks but one
+        token ahead gains at no other.
+        """
+        overall = self._gained / self.positions if self.positions else 0.0
+        at_cuts = self._gained_at_cuts / self.looking_ahead if self.looking_ahead else 0.0
+        return max(overall, at_cuts)
 
     def record(self) -> ProbeRecord:
         """For the evidence."""
