@@ -130,10 +130,14 @@ class Prober:
 
 @dataclass(frozen=True)
 class Finding:
-    """A probe whose losses are not those that were committed. Nats of the compared position where they differ most."""
+    """A probe whose losses are not those that were committed.
+
+    losses: the probe's, float64 [compared]. target: place in the val stream of the token where they differ most;
+    committed, probed: its nats."""
 
     probe: Probe
-    target: int  # place of the predicted token in the val stream
+    losses: np.ndarray
+    target: int
     committed: float
     probed: float
     depends_on_suffix: bool = True
@@ -170,7 +174,8 @@ class Comparison:
     def compare(self, probe: Probe, probed: np.ndarray, committed: np.ndarray) -> Finding | None:
         """Take one probe's losses, float [compared] or longer, against the stream's, float [N - 1]."""
         before = committed[probe.places].astype(np.float64)
-        difference = probed[: probe.compared].astype(np.float32).astype(np.float64) - before
+        losses = probed[: probe.compared].astype(np.float32).astype(np.float64)
+        difference = losses - before
         self.probes += 1
         self.looking_ahead += probe.looks_ahead
         self.positions += probe.compared
@@ -180,7 +185,7 @@ class Comparison:
         self.largest = max(self.largest, float(abs(difference[worst])))
         if abs(difference[worst]) <= self.tolerance:
             return None
-        return Finding(probe, probe.window.first_target + worst, before[worst], before[worst] + difference[worst])
+        return Finding(probe, losses, probe.window.first_target + worst, before[worst], losses[worst])
 
     @property
     def mean_gain(self) -> float:

@@ -69,8 +69,8 @@ class _Asker:
         self._answered.append((probe, nats))
 
     def _settle(self) -> None:
-        """Compare the answered probes with the committed losses; where they differ, ask for the very window once more,
-        to tell a server that looks ahead from one that remembers. Before the server changes by what it observes.
+        """Compare the answered probes with the committed losses, and look into differences before the server changes
+        by what it observes.
         """
         findings = [self.comparison.compare(probe, nats, self.nats) for probe, nats in self._answered]
         self._answered = []
@@ -79,13 +79,17 @@ class _Asker:
                 self._finding = self._look_into(finding)
 
     def _look_into(self, finding: Finding) -> Finding:
+        """Ask for the window and for the probe once more: a server that looks ahead, and only that, answers both as it
+        did before; one that remembers, by now, something else to at least one of them.
+        """
         if finding.probe.kind is Kind.WHOLE:
             return replace(finding, depends_on_suffix=False)
-        again = self._prober.draw(finding.probe.window, Kind.WHOLE)
-        losses: list[np.ndarray] = []
-        self._server.ask_alone([again], lambda _, nats: losses.append(nats))
-        deviation = np.abs(losses[0].astype(np.float32).astype(np.float64) - self.nats[again.places])
-        return replace(finding, depends_on_suffix=bool(deviation.max() <= self.comparison.tolerance))
+        whole = self._prober.draw(finding.probe.window, Kind.WHOLE)
+        answers: list[np.ndarray] = []
+        self._server.ask_alone([whole, finding.probe], lambda _, nats: answers.append(nats.astype(np.float32)))
+        deviations = (answers[0] - self.nats[whole.places], answers[1][: len(finding.losses)] - finding.losses)
+        largest = max(float(np.abs(deviation).max()) for deviation in deviations)
+        return replace(finding, depends_on_suffix=largest <= self.comparison.tolerance)
 
     def _conclude(self) -> None:
         """Raise the Violation that the probes have shown, if any."""
