@@ -12,6 +12,7 @@ the token they predict, and that all of n probes would miss with a probability o
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -47,6 +48,11 @@ class Probe:
     def kept(self) -> int:
         """Tokens of the window that are as they were."""
         return self.window.length - self.window.scored + self.compared
+
+    @property
+    def cut(self) -> int:
+        """Place in the val stream of the first token that is not as it was."""
+        return self.window.start + self.kept
 
     @property
     def length(self) -> int:
@@ -124,8 +130,31 @@ class Prober:
         return [probes[place] for place in self._random.permutation(len(probes))]
 
     def _pick(self, windows: Sequence[Window], count: int) -> list[Window]:
-        chosen = self._random.choice(len(windows), min(count, len(windows)), replace=False) if windows else []
+        """No window twice, and each as likely as it is scored: the first may score many times what the others do."""
+        if not windows:
+            return []
+        scored = np.array([window.scored for window in windows], np.float64)
+        count = min(count, len(windows))
+        chosen = self._random.choice(len(windows), count, replace=False, p=scored / scored.sum())
         return [windows[place] for place in chosen]
+
+
+class Ahead:
+    """Which probes may be asked now, in one process: none that shows the text behind the cut of another that is not
+    answered yet, which a server with a memory could use instead of looking ahead.
+    """
+
+    def __init__(self, probes: Sequence[Probe]) -> None:
+        self._cuts = sorted(probe.cut for probe in probes if probe.looks_ahead)
+
+    def shown_by(self, probe: Probe) -> bool:
+        """Whether the probe shows what follows an open cut (its own is behind all that it shows)."""
+        return bisect_left(self._cuts, probe.window.start) < bisect_left(self._cuts, probe.cut)
+
+    def close(self, probe: Probe) -> None:
+        """The probe is answered."""
+        if probe.looks_ahead:
+            del self._cuts[bisect_left(self._cuts, probe.cut)]
 
 
 @dataclass(frozen=True)

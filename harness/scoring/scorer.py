@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.errors import Reason, Violation
 from harness.scoring import wire
-from harness.scoring.probes import MOST_FINDINGS, Comparison, Finding, Kind, Probe, Prober
+from harness.scoring.probes import MOST_FINDINGS, Ahead, Comparison, Finding, Kind, Probe, Prober
 from harness.scoring.server import Item, ModelServer
 from harness.scoring.windows import Window, chunks, exposed, lanes, plan_windows
 
@@ -188,7 +188,8 @@ class Scorer(_Asker):
 
 
 class ProbeScorer(_Asker):
-    """Asks a fresh process for windows chosen after the whole stream was scored, in random order, and compares.
+    """Asks a fresh process for windows chosen after the whole stream was scored, in random order where their text does
+    not overlap, and compares.
 
     score: of the scored run. count: windows to probe. An adaptive server observes what it observed then, and is asked
     for windows of each chunk in between. `progress(done, total)` is called with counts of probes."""
@@ -239,19 +240,27 @@ class ProbeScorer(_Asker):
             self._server.close()
 
     def _ask_shuffled(self, probes: list[Probe], hello: wire.Hello) -> None:
-        """In the order drawn, as far as requests of one shape allow."""
-        requests: list[list[Probe]] = []
-        filling: dict[tuple[int, int], list[Probe]] = {}
-        for probe in probes:
-            shape = (probe.length, probe.scored)
-            if shape not in filling:
-                requests.append(filling.setdefault(shape, []))
-            filling[shape].append(probe)
-            if len(filling[shape]) == hello.batch or probe.scored > hello.stride:
-                del filling[shape]
-        queue = deque(requests)
-        self._server.ask(lambda rank, slot: queue.popleft() if queue else [], self._keep_and_tell)
+        """In the order drawn, as far as requests of one shape allow, and what each shows of what follows the cuts of
+        others. Between two whose windows overlap this leaves one order.
+        """
+        waiting, ahead = list(probes), Ahead(probes)
 
-    def _keep_and_tell(self, item: Item, nats: np.ndarray) -> None:
-        self._keep(item, nats)
-        self._progress(self.comparison.probes + len(self._answered), len(self._probes))
+        def take(rank: int, slot: int) -> list[Item]:
+            chosen: list[Probe] = []
+            for probe in waiting:
+                if chosen and (probe.length, probe.scored) != (chosen[0].length, chosen[0].scored):
+                    continue
+                if not ahead.shown_by(probe):
+                    chosen.append(probe)
+                    if len(chosen) == hello.batch or probe.scored > hello.stride:
+                        break
+            taken = set(chosen)
+            waiting[:] = [probe for probe in waiting if probe not in taken]
+            return chosen
+
+        def keep(probe: Item, nats: np.ndarray) -> None:
+            ahead.close(probe)
+            self._keep(probe, nats)
+            self._progress(self.comparison.probes + len(self._answered), len(self._probes))
+
+        self._server.ask(take, keep)
