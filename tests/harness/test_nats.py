@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from servers import HELLO, stream
 
 from harness.errors import Reason, RefereeError, Violation
-from harness.referee import Dataset, _SeedRun
+from harness.referee import _SeedRun
 from harness.scoring import nats as nats_module
 from harness.scoring import wire
 from harness.scoring.nats import BLOCK_ROWS, Arithmetic, token_nats
@@ -149,7 +149,7 @@ def test_many_losses_add_up_in_float64() -> None:
     nats = np.full(count, one)
     assert abs(float(nats.sum(dtype=np.float32)) / (float(one) * count) - 1) > 1e-9, "float32 would be seen"
     text = np.ones(count + 1, np.uint16)
-    dataset = Dataset(None, (), text, np.full(count, 3), begin_token=0, other_text=text)
+    dataset = SimpleNamespace(val=text, val_bytes=np.full(count, 3), text_bytes=3 * count, begin_token=0)
     told: list[str] = []
     seed_run = SimpleNamespace(
         dataset=dataset,
