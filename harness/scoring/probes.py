@@ -12,6 +12,7 @@ the token they predict, and that all of n probes would miss with a probability o
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -47,6 +48,11 @@ class Probe:
     def kept(self) -> int:
         """Tokens of the window that are as they were."""
         return self.window.length - self.window.scored + self.compared
+
+    @property
+    def cut(self) -> int:
+        """Place in the val stream of the first token that is not as it was."""
+        return self.window.start + self.kept
 
     @property
     def length(self) -> int:
@@ -124,16 +130,43 @@ class Prober:
         return [probes[place] for place in self._random.permutation(len(probes))]
 
     def _pick(self, windows: Sequence[Window], count: int) -> list[Window]:
-        chosen = self._random.choice(len(windows), min(count, len(windows)), replace=False) if windows else []
+        """No window twice, and each as likely as it is scored: the first may score many times what the others do."""
+        if not windows:
+            return []
+        scored = np.array([window.scored for window in windows], np.float64)
+        count = min(count, len(windows))
+        chosen = self._random.choice(len(windows), count, replace=False, p=scored / scored.sum())
         return [windows[place] for place in chosen]
+
+
+class Ahead:
+    """Which probes may be asked now, in one process: none that shows the text behind the cut of another that is not
+    answered yet, which a server with a memory could use instead of looking ahead.
+    """
+
+    def __init__(self, probes: Sequence[Probe]) -> None:
+        self._cuts = sorted(probe.cut for probe in probes if probe.looks_ahead)
+
+    def shown_by(self, probe: Probe) -> bool:
+        """Whether the probe shows what follows an open cut (its own is behind all that it shows)."""
+        return bisect_left(self._cuts, probe.window.start) < bisect_left(self._cuts, probe.cut)
+
+    def close(self, probe: Probe) -> None:
+        """The probe is answered."""
+        if probe.looks_ahead:
+            del self._cuts[bisect_left(self._cuts, probe.cut)]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A probe whose losses are not those that were committed. Nats of the compared position where they differ most."""
+    """A probe whose losses are not those that were committed.
+
+    losses: the probe's, float64 [compared]. target: place in the val stream of the token where they differ most;
+    committed, probed: its nats."""
 
     probe: Probe
-    target: int  # place of the predicted token in the val stream
+    losses: np.ndarray
+    target: int
     committed: float
     probed: float
     depends_on_suffix: bool = True
@@ -165,25 +198,33 @@ class Comparison:
         self.positions = 0
         self.largest = 0.0
         self._gained = 0.0
+        self._gained_at_cuts = 0.0
 
     def compare(self, probe: Probe, probed: np.ndarray, committed: np.ndarray) -> Finding | None:
         """Take one probe's losses, float [compared] or longer, against the stream's, float [N - 1]."""
         before = committed[probe.places].astype(np.float64)
-        difference = probed[: probe.compared].astype(np.float32).astype(np.float64) - before
+        losses = probed[: probe.compared].astype(np.float32).astype(np.float64)
+        difference = losses - before
         self.probes += 1
         self.looking_ahead += probe.looks_ahead
         self.positions += probe.compared
         self._gained += float(difference.sum())
+        self._gained_at_cuts += float(difference[-1]) if probe.looks_ahead else 0.0
         worst = int(np.abs(difference).argmax())
         self.largest = max(self.largest, float(abs(difference[worst])))
         if abs(difference[worst]) <= self.tolerance:
             return None
-        return Finding(probe, probe.window.first_target + worst, before[worst], before[worst] + difference[worst])
+        return Finding(probe, losses, probe.window.first_target + worst, before[worst], losses[worst])
 
     @property
     def mean_gain(self) -> float:
-        """Nats per compared position by which the committed losses are lower than the probes'."""
-        return self._gained / self.positions if self.positions else 0.0
+        """Nats by which the committed losses are lower than the probes': on average over the compared positions, or
+        over those next to a cut if that is more. Next to a cut everything ahead has changed; a model that looks but one
+        token ahead gains at no other.
+        """
+        overall = self._gained / self.positions if self.positions else 0.0
+        at_cuts = self._gained_at_cuts / self.looking_ahead if self.looking_ahead else 0.0
+        return max(overall, at_cuts)
 
     def record(self) -> ProbeRecord:
         """For the evidence."""

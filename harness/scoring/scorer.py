@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.errors import Reason, Violation
 from harness.scoring import wire
-from harness.scoring.probes import MOST_FINDINGS, Comparison, Finding, Kind, Probe, Prober
+from harness.scoring.probes import MOST_FINDINGS, Ahead, Comparison, Finding, Kind, Probe, Prober
 from harness.scoring.server import Item, ModelServer
 from harness.scoring.windows import Window, chunks, exposed, lanes, plan_windows
 
@@ -69,8 +69,8 @@ class _Asker:
         self._answered.append((probe, nats))
 
     def _settle(self) -> None:
-        """Compare the answered probes with the committed losses; where they differ, ask for the very window once more,
-        to tell a server that looks ahead from one that remembers. Before the server changes by what it observes.
+        """Compare the answered probes with the committed losses, and look into differences before the server changes
+        by what it observes.
         """
         findings = [self.comparison.compare(probe, nats, self.nats) for probe, nats in self._answered]
         self._answered = []
@@ -79,13 +79,17 @@ class _Asker:
                 self._finding = self._look_into(finding)
 
     def _look_into(self, finding: Finding) -> Finding:
+        """Ask for the window and for the probe once more: a server that looks ahead, and only that, answers both as it
+        did before; one that remembers, by now, something else to at least one of them.
+        """
         if finding.probe.kind is Kind.WHOLE:
             return replace(finding, depends_on_suffix=False)
-        again = self._prober.draw(finding.probe.window, Kind.WHOLE)
-        losses: list[np.ndarray] = []
-        self._server.ask_alone([again], lambda _, nats: losses.append(nats))
-        deviation = np.abs(losses[0].astype(np.float32).astype(np.float64) - self.nats[again.places])
-        return replace(finding, depends_on_suffix=bool(deviation.max() <= self.comparison.tolerance))
+        whole = self._prober.draw(finding.probe.window, Kind.WHOLE)
+        answers: list[np.ndarray] = []
+        self._server.ask_alone([whole, finding.probe], lambda _, nats: answers.append(nats.astype(np.float32)))
+        deviations = (answers[0] - self.nats[whole.places], answers[1][: len(finding.losses)] - finding.losses)
+        largest = max(float(np.abs(deviation).max()) for deviation in deviations)
+        return replace(finding, depends_on_suffix=largest <= self.comparison.tolerance)
 
     def _conclude(self) -> None:
         """Raise the Violation that the probes have shown, if any."""
@@ -184,7 +188,8 @@ class Scorer(_Asker):
 
 
 class ProbeScorer(_Asker):
-    """Asks a fresh process for windows chosen after the whole stream was scored, in random order, and compares.
+    """Asks a fresh process for windows chosen after the whole stream was scored, in random order where their text does
+    not overlap, and compares.
 
     score: of the scored run. count: windows to probe. An adaptive server observes what it observed then, and is asked
     for windows of each chunk in between. `progress(done, total)` is called with counts of probes."""
@@ -235,19 +240,27 @@ class ProbeScorer(_Asker):
             self._server.close()
 
     def _ask_shuffled(self, probes: list[Probe], hello: wire.Hello) -> None:
-        """In the order drawn, as far as requests of one shape allow."""
-        requests: list[list[Probe]] = []
-        filling: dict[tuple[int, int], list[Probe]] = {}
-        for probe in probes:
-            shape = (probe.length, probe.scored)
-            if shape not in filling:
-                requests.append(filling.setdefault(shape, []))
-            filling[shape].append(probe)
-            if len(filling[shape]) == hello.batch or probe.scored > hello.stride:
-                del filling[shape]
-        queue = deque(requests)
-        self._server.ask(lambda rank, slot: queue.popleft() if queue else [], self._keep_and_tell)
+        """In the order drawn, as far as requests of one shape allow, and what each shows of what follows the cuts of
+        others. Between two whose windows overlap this leaves one order.
+        """
+        waiting, ahead = list(probes), Ahead(probes)
 
-    def _keep_and_tell(self, item: Item, nats: np.ndarray) -> None:
-        self._keep(item, nats)
-        self._progress(self.comparison.probes + len(self._answered), len(self._probes))
+        def take(rank: int, slot: int) -> list[Item]:
+            chosen: list[Probe] = []
+            for probe in waiting:
+                if chosen and (probe.length, probe.scored) != (chosen[0].length, chosen[0].scored):
+                    continue
+                if not ahead.shown_by(probe):
+                    chosen.append(probe)
+                    if len(chosen) == hello.batch or probe.scored > hello.stride:
+                        break
+            taken = set(chosen)
+            waiting[:] = [probe for probe in waiting if probe not in taken]
+            return chosen
+
+        def keep(probe: Item, nats: np.ndarray) -> None:
+            ahead.close(probe)
+            self._keep(probe, nats)
+            self._progress(self.comparison.probes + len(self._answered), len(self._probes))
+
+        self._server.ask(take, keep)

@@ -1,0 +1,12 @@
+from pathlib import Path
+
+import numpy as np
+
+from harness.scoring import wire
+
+session = wire.Session(wire.Hello(vocab_size=320, window=64, stride=16, batch=8))
+logits = np.frombuffer(Path("/in/artifact/artifact.bin").read_bytes(), np.float16).astype(np.float32)
+session._send({"type": "logits", "slot": 0, "sequence": 1})
+for request in session.requests():
+    request.logits[:] = logits
+    request.reply()

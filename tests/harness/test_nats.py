@@ -1,0 +1,246 @@
+"""Logits become the nats of the definition, on any number of threads, and only as they were when the model replied."""
+
+from __future__ import annotations
+
+import math
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from servers import HELLO, stream
+
+from harness.errors import Reason, RefereeError, Violation
+from harness.referee import _SeedRun
+from harness.scoring import nats as nats_module
+from harness.scoring import wire
+from harness.scoring.nats import BLOCK_ROWS, Arithmetic, token_nats
+from harness.scoring.scorer import Score
+
+
+def plain(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Float64 [n], from the definition: the logarithm of the softmax's denominator, less the target's logit."""
+    wide = logits.astype(np.float64)
+    largest = wide.max(axis=1)
+    return np.log(np.exp(wide - largest[:, None]).sum(axis=1)) + (largest - wide[np.arange(len(targets)), targets])
+
+
+def drawn(rows: int, vocab: int, scale: float = 4.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return random.normal(0, scale, (rows, vocab)).astype(np.float32), random.integers(0, vocab, rows)
+
+
+@pytest.fixture
+def arithmetic():
+    made: list[Arithmetic] = []
+
+    def make(threads: int | None = None) -> Arithmetic:
+        made.append(Arithmetic(threads))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@settings(deadline=None)
+@given(
+    rows=st.integers(1, 70),
+    vocab=st.integers(1, 2000),
+    scale=st.sampled_from([0.0, 1e-6, 0.1, 1, 10, 100, 1e4, 1e9, 1e30]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_agrees_with_the_definition(rows: int, vocab: int, scale: float, seed: int) -> None:
+    logits, targets = drawn(rows, vocab, scale, seed)
+    np.testing.assert_allclose(token_nats(logits, targets), plain(logits, targets), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("vocab", [2, 1024, 65536])
+def test_every_row_sums_to_one(vocab: int) -> None:
+    """The losses of all tokens under one row of logits are those of a distribution."""
+    logits, _ = drawn(1, vocab)
+    targets = np.arange(min(vocab, 256))
+    shares = np.exp(-token_nats(np.broadcast_to(logits, (len(targets), vocab)), targets))
+    wide = np.exp(logits[0].astype(np.float64))
+    assert shares.sum() == pytest.approx(wide[: len(targets)].sum() / wide.sum(), rel=2e-7)
+
+
+@given(offset=st.integers(-(2**20), 2**20), seed=st.integers(0, 1000))
+def test_an_offset_that_float32_adds_exactly_changes_no_bit(offset: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    logits = (random.integers(-64, 64, (5, 33)) / 8).astype(np.float32)  # with the offset within 24 bits
+    targets = random.integers(0, 33, 5)
+    assert (token_nats(logits + np.float32(offset), targets) == token_nats(logits, targets)).all()
+
+
+LARGEST, LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).smallest_subnormal)
+
+
+@pytest.mark.parametrize(
+    ("logits", "expected"),
+    [
+        ([0, 0], math.log(2)),
+        ([LEAST, 0], math.log(2)),
+        ([-LEAST, LEAST], math.log(2)),
+        ([100, 0], 0),  # e^-100 is below what float64 adds to 1
+        ([0, 100], 100),
+        ([0, 1000], 1000),
+        ([0, 10_000], 10_000),  # the exponential underflows, the loss does not
+        ([LARGEST, 0], 0),
+        ([0, LARGEST], LARGEST),
+        ([-LARGEST, -LARGEST], math.log(2)),
+        ([LARGEST, LARGEST], math.log(2)),
+        ([-LARGEST, LARGEST], 2 * LARGEST),  # finite here; the scorer refuses what float32 cannot hold
+        ([20, 0], math.log1p(math.exp(-20))),
+    ],
+    ids=str,
+)
+def test_extreme_logits_by_hand(logits: list[float], expected: float) -> None:
+    nats = token_nats(np.array([logits], np.float32), np.array([0]))
+    assert nats[0] == pytest.approx(expected, rel=1e-7, abs=1e-15)
+
+
+@pytest.mark.parametrize("gap", [1, 5, 8, 9, 10, 11, 13, 17, 40, 88])
+@pytest.mark.parametrize("top", [0.1, 1000.1, 123_456.7])
+def test_rounding_never_looks_like_broken_arithmetic(gap: float, top: float) -> None:
+    """The worst rows: the rounding of every difference goes the same way, and all of them together matter."""
+    logits = np.full((1, 65536), np.float32(top) - np.float32(gap), np.float32)
+    logits[0, 0] = top
+    assert token_nats(logits, np.array([1])) == pytest.approx(plain(logits, np.array([1])), abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, BLOCK_ROWS, 3 * BLOCK_ROWS + 6])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_one_logit_that_is_not_finite_is_found_in_any_block(arithmetic, value: float, row: int, threads: int) -> None:
+    logits, targets = drawn(3 * BLOCK_ROWS + 7, 20)
+    logits[row, 11] = value
+    with pytest.raises(Violation) as caught:
+        arithmetic(threads).commit(logits, targets)
+    assert caught.value.reason is Reason.SCORE_NOT_FINITE
+
+
+@pytest.mark.parametrize("rows", [1, 2, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 5 * BLOCK_ROWS + 17, 1001])
+@pytest.mark.parametrize("threads", [1, 2, 3, 4, None])
+def test_any_number_of_threads_gives_the_same_bits(arithmetic, rows: int, threads: int | None) -> None:
+    logits, targets = drawn(rows, 77, seed=rows)
+    expected = np.concatenate(
+        [
+            token_nats(logits[first : first + BLOCK_ROWS], targets[first : first + BLOCK_ROWS])
+            for first in range(0, rows, BLOCK_ROWS)
+        ]
+    )
+    assert (arithmetic(threads).commit(logits, targets) == expected).all()
+
+
+def test_the_copy_of_an_earlier_request_does_not_show_in_a_later_one(arithmetic) -> None:
+    """Requests grow and shrink; the memory for the copy is kept."""
+    at_work = arithmetic(2)
+    for rows, vocab in ((300, 50), (7, 400), (301, 50), (1, 3), (40, 400)):
+        logits, targets = drawn(rows, vocab, seed=rows)
+        np.testing.assert_allclose(at_work.commit(logits, targets), plain(logits, targets), rtol=1e-6, atol=1e-6)
+
+
+def test_many_losses_add_up_in_float64() -> None:
+    """Attack E12: 47,851,520 losses added up in float32 lose a fifth; even added in pairs they lose the ninth digit."""
+    one, count = np.float32(math.log(7.5)), 200_000
+    nats = np.full(count, one)
+    assert abs(float(nats.sum(dtype=np.float32)) / (float(one) * count) - 1) > 1e-9, "float32 would be seen"
+    text = np.ones(count + 1, np.uint16)
+    dataset = SimpleNamespace(val=text, val_bytes=np.full(count, 3), text_bytes=3 * count, begin_token=0)
+    told: list[str] = []
+    seed_run = SimpleNamespace(
+        dataset=dataset,
+        seed=1,
+        numbers={},
+        run=SimpleNamespace(ledger=SimpleNamespace(append=lambda name, **_: told.append(name))),
+    )
+    _SeedRun._count(seed_run, Score(nats, wire.Hello(**HELLO), ()))
+    assert seed_run.numbers["val_loss"] == pytest.approx(float(one), rel=1e-12)
+    assert seed_run.numbers["val_bpb"] == pytest.approx(float(one) / math.log(2) / 3, rel=1e-12)
+    assert told == ["score"]
+
+
+def test_a_scorer_adds_no_bias(stage) -> None:
+    """Every loss is ln V to the last bit of float32."""
+    tokens, vocab = stream(20_001), HELLO["vocab_size"]
+    at_work = stage(tokens)
+
+    def serve_zeros(path: str, hello: wire.Hello) -> None:
+        for request in wire.Session(hello, path).requests():
+            request.reply()
+
+    at_work.serve(serve_zeros, [wire.Hello(**{**HELLO, "window": 512, "stride": 256, "batch": 8})])
+    nats = at_work.score().nats
+    assert (nats == np.float32(math.log(vocab))).all()
+    assert nats.sum(dtype=np.float64) == pytest.approx(20_000 * math.log(vocab), rel=1e-7)
+
+
+@pytest.mark.parametrize("row", [0, BLOCK_ROWS + 3, 4 * BLOCK_ROWS - 1])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_one_bit_written_after_the_reply_is_seen(arithmetic, monkeypatch, row: int, threads: int) -> None:
+    """And the losses are those of the copy: what was written has no part in them."""
+    shared, targets = drawn(4 * BLOCK_ROWS, 20)
+    original = shared.copy()
+    started = threading.Event()
+    computed: list[np.ndarray] = []
+
+    def flip_one_bit_and_compute(logits: np.ndarray, block_targets: np.ndarray) -> np.ndarray:
+        if (logits == original[row // BLOCK_ROWS * BLOCK_ROWS :][: len(logits)]).all() and not started.is_set():
+            started.set()
+            shared.view(np.int32)[row, 7] ^= 1
+            computed.append(token_nats(logits, block_targets))
+        return token_nats(logits, block_targets)
+
+    monkeypatch.setattr(nats_module, "token_nats", flip_one_bit_and_compute)
+    with pytest.raises(Violation) as caught:
+        arithmetic(threads).commit(shared, targets)
+    assert caught.value.reason is Reason.SCORE_PROTOCOL
+    assert "after the reply" in caught.value.text
+    block = slice(row // BLOCK_ROWS * BLOCK_ROWS, row // BLOCK_ROWS * BLOCK_ROWS + BLOCK_ROWS)
+    assert (computed[0] == token_nats(original[block], targets[block])).all()
+
+
+def test_a_zero_that_changes_its_sign_counts_as_written(arithmetic, monkeypatch) -> None:
+    """Bits are compared, not numbers: the two zeros are equal as numbers."""
+    shared, targets = np.zeros((3, 4), np.float32), np.zeros(3, np.int64)
+
+    def change_the_sign(logits: np.ndarray, block_targets: np.ndarray) -> np.ndarray:
+        shared[1, 1] = -0.0
+        return token_nats(logits, block_targets)
+
+    monkeypatch.setattr(nats_module, "token_nats", change_the_sign)
+    with pytest.raises(Violation):
+        arithmetic(1).commit(shared, targets)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_broken_arithmetic_is_the_referee_s_error(arithmetic, monkeypatch, threads: int) -> None:
+    """Not the submission's fault, and never a score."""
+    logits, targets = drawn(3 * BLOCK_ROWS, 50)
+    exact = np.einsum
+    monkeypatch.setattr(np, "einsum", lambda *arguments, **options: exact(*arguments, **options) * 1.00001)
+    with pytest.raises(RefereeError, match="arithmetic failed"):
+        arithmetic(threads).commit(logits, targets)
+
+
+def test_a_loss_below_zero_is_the_referee_s_error(monkeypatch) -> None:
+    exact = np.log
+    monkeypatch.setattr(np, "log", lambda values: exact(values) - 1e-7)
+    with pytest.raises(RefereeError, match="least loss -"):
+        token_nats(np.array([[50, 0]], np.float32), np.array([0]))
+
+
+def test_an_error_in_a_thread_is_not_lost(arithmetic, monkeypatch) -> None:
+    logits, targets = drawn(4 * BLOCK_ROWS, 5)
+
+    def fail_in_the_pool(*arguments: np.ndarray) -> np.ndarray:
+        if threading.current_thread().name.startswith("nats"):
+            raise MemoryError("no room")
+        return token_nats(*arguments)
+
+    monkeypatch.setattr(nats_module, "token_nats", fail_in_the_pool)
+    with pytest.raises(MemoryError):
+        arithmetic(4).commit(logits, targets)
