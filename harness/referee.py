@@ -597,7 +597,7 @@ class _SeedRun:
                 self.run.observer.probed,
                 score=score,
                 comparison=comparison,
-                prober=Prober(key, self.dataset.other_text),
+                prober=Prober(key, self.dataset.other_text, self.dataset.val),
                 count=self.rules.probes.windows_after,
             )
             try:

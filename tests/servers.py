@@ -122,7 +122,7 @@ class Stage:
         if score is None:
             self.scorer = Scorer(*arguments, comparison=self.comparison, probe_share=probe_share, other=other)
         else:
-            prober = Prober(key, other)
+            prober = Prober(key, other, tokens)
             self.scorer = ProbeScorer(*arguments, score=score, comparison=self.comparison, prober=prober, count=count)
         if gate:
             self.scorer.open_gate()

@@ -23,6 +23,25 @@ def test_threat_model_names_every_cheat_with_its_outcome():
     assert rows == expected
 
 
+def test_every_row_of_the_catalogue_is_shown_by_something_that_exists():
+    text = (DOCS / "threat-model.md").read_text()
+    section = text.partition("## The catalogue")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([A-Z]\d\d) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", section, re.MULTILINE)
+    assert len(rows) == section.count("\n| ") - 1, "a row does not look like a row"
+    assert len({row[0] for row in rows}) == len(rows) > 80
+    tests = {path.name: path.read_text() for path in TESTS.rglob("test_*.py")}
+    tests["probe.py"] = (TESTS.parent / "harness" / "sandbox" / "probe.py").read_text()
+    for number, _, outcome, shown in rows:
+        names = re.findall(r"`([^`]+)`", shown)
+        folders = [name for name in names if name.startswith(("cheats/", "honest/"))]
+        functions = [name.partition("::") for name in names if "::" in name]
+        assert outcome in ("not met", "not here") or folders or functions or number == "A03", number
+        for folder in folders:
+            assert (TESTS / folder / "expect.toml").is_file(), folder
+        for file, _, function in functions:
+            assert re.search(rf"^def {function}\(", tests[file], re.MULTILINE), f"{file}::{function}"
+
+
 def test_expected_reasons_are_codes_of_the_harness():
     for file in (TESTS / "cheats").glob("*/expect.toml"):
         assert tomllib.loads(file.read_text())["reason"] in set(Reason)

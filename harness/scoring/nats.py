@@ -22,7 +22,7 @@ def token_nats(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     vocab_size], not shared memory).
 
     The maximum is subtracted from every logit first, so a common offset of any size changes nothing. Exponentials are
-    taken in float32 (each within one unit in the last place, 6e-8 of its value) and summed in float64. Raises
+    taken in float32 (each within a few units in the last place, 6e-8 of its value) and summed in float64. Raises
     Violation if a logit is not finite, RefereeError if the arithmetic itself went wrong."""
     largest = logits.max(axis=1)
     if not (np.isfinite(largest).all() and np.isfinite(logits.min())):

@@ -24,6 +24,7 @@ from harness.evidence.record import ProbeRecord
 from harness.scoring.windows import Window
 
 MISSED_PROBABILITY = 1e-6
+SUFFIX_TRIES = 100
 MOST_FINDINGS = 8  # of one stage are looked into; one is enough to fail
 
 
@@ -84,12 +85,13 @@ class Probe:
 
 class Prober:
     """Draws probes. `key`: 128 bits; who knows them knows every draw. `other`: real text, integers [n], none of it yet
-    to be scored, at least as long as any window.
+    to be scored, at least as long as any window. `stream`: the val stream, integers [N].
     """
 
-    def __init__(self, key: bytes, other: np.ndarray) -> None:
+    def __init__(self, key: bytes, other: np.ndarray, stream: np.ndarray) -> None:
         self._random = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
         self._other = other
+        self._stream = stream
 
     def draw(self, window: Window, kind: Kind) -> Probe:
         """A probe of the window, cut at a position drawn evenly from the scored ones. After the last nothing changes,
@@ -102,7 +104,10 @@ class Prober:
         if kind is Kind.TRUNCATED:
             return probe
         missing = window.length - probe.kept
-        begin = int(self._random.integers(0, len(self._other) - missing + 1))
+        for _ in range(SUFFIX_TRIES):
+            begin = int(self._random.integers(0, len(self._other) - missing + 1))
+            if self._other[begin] != self._stream[probe.cut]:  # or the nearest token ahead would be as it was
+                break
         return Probe(window, kind, compared, self._other[begin : begin + missing])
 
     def hide(self, lane: Sequence[Window], share: float) -> list[Window | Probe]:

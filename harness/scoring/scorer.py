@@ -120,7 +120,7 @@ class Scorer(_Asker):
         other: np.ndarray,
     ) -> None:
         # Philox is not made to keep secrets, but a server sees only which windows were probed, and only afterwards.
-        prober = Prober(os.urandom(16), other)
+        prober = Prober(os.urandom(16), other, tokens)
         nats = np.full(len(tokens) - 1, np.nan, np.float32)
         super().__init__(tokens, vocab_size, listener, nats, comparison, prober)
         self._progress = progress

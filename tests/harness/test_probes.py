@@ -21,6 +21,7 @@ from harness.scoring.windows import Window, chunks, exposed, lanes, plan_windows
 KEY = bytes(range(16))
 FOREIGN = 10_000  # tokens from here on are other text; those of the stream say where they are
 OTHER = np.arange(FOREIGN, FOREIGN + 300, dtype=np.uint16)
+STREAM = np.arange(FOREIGN, dtype=np.uint16)
 
 
 def numbered(length: int) -> np.ndarray:
@@ -37,10 +38,22 @@ def windows(draw) -> Window:
 # --- single probes
 
 
+@given(key=st.binary(min_size=16, max_size=16))
+def test_the_token_behind_the_cut_is_another_whenever_there_is_one(key: bytes) -> None:
+    """Or the nearest thing to look at would be as it was."""
+    alike = np.tile(np.arange(3, dtype=np.uint16), 100)
+    prober = Prober(key, alike, alike)
+    for start in range(20):
+        probe = prober.draw(Window(start, 12, 6), Kind.REPLACED)
+        assert probe.kind is Kind.WHOLE or probe.suffix[0] != alike[probe.cut]
+    same = np.zeros(300, np.uint16)
+    assert len(Prober(key, same, same).draw(Window(0, 12, 12), Kind.REPLACED).inputs(same)) == 12
+
+
 @given(window=windows(), kind=st.sampled_from(Kind), key=st.binary(min_size=16, max_size=16))
 def test_a_probe_holds_its_window_up_to_the_cut_and_then_other_text(window: Window, kind: Kind, key: bytes) -> None:
     text = numbered(200)
-    probe = Prober(key, OTHER).draw(window, kind)
+    probe = Prober(key, OTHER, STREAM).draw(window, kind)
     inputs = probe.inputs(text)
     assert 1 <= probe.compared <= window.scored
     assert probe.kept == window.length - window.scored + probe.compared
@@ -56,7 +69,7 @@ def test_a_probe_holds_its_window_up_to_the_cut_and_then_other_text(window: Wind
 
 @given(window=windows(), kind=st.sampled_from(Kind), key=st.binary(min_size=16, max_size=16))
 def test_the_losses_compared_are_those_of_the_same_targets(window: Window, kind: Kind, key: bytes) -> None:
-    probe = Prober(key, OTHER).draw(window, kind)
+    probe = Prober(key, OTHER, STREAM).draw(window, kind)
     assert probe.targets.start == window.targets.start
     assert probe.targets.stop - probe.targets.start == probe.scored
     assert probe.places == slice(window.first_target - 1, window.first_target - 1 + probe.compared)
@@ -67,14 +80,14 @@ def test_the_losses_compared_are_those_of_the_same_targets(window: Window, kind:
 def test_a_blind_probe_looks_like_its_window(window: Window, key: bytes) -> None:
     """As many tokens, as many logits, and none of the stream's text that the window does not hold."""
     text = numbered(200)
-    probe = Prober(key, OTHER).draw(window, Kind.REPLACED)
+    probe = Prober(key, OTHER, STREAM).draw(window, Kind.REPLACED)
     assert (probe.length, probe.scored) == (window.length, window.scored)
     inputs = probe.inputs(text)
     assert set(inputs[inputs < FOREIGN].tolist()) <= set(window.inputs(text).tolist())
 
 
 def test_cuts_are_drawn_evenly() -> None:
-    prober, window = Prober(KEY, OTHER), Window(0, 20, 8)
+    prober, window = Prober(KEY, OTHER, STREAM), Window(0, 20, 8)
     counts = Counter(prober.draw(window, Kind.TRUNCATED).compared for _ in range(8000))
     assert sorted(counts) == list(range(1, 9))
     assert max(abs(count - 1000) for count in counts.values()) < 5 * math.sqrt(1000)
@@ -86,7 +99,7 @@ def test_cuts_are_drawn_evenly() -> None:
 @given(count=st.integers(1, 30), share=st.sampled_from([0.0, 0.3, 1.0]), key=st.binary(min_size=16, max_size=16))
 def test_hidden_probes_leave_the_windows_in_order(count: int, share: float, key: bytes) -> None:
     lane = [Window(4 * number, 8, 4) for number in range(count)]
-    items = Prober(key, OTHER).hide(lane, share)
+    items = Prober(key, OTHER, STREAM).hide(lane, share)
     assert [item for item in items if isinstance(item, Window)] == lane
     probed = [item.window for item in items if isinstance(item, Probe)]
     assert len(set(probed)) == len(probed)
@@ -100,7 +113,7 @@ def test_hidden_probes_leave_the_windows_in_order(count: int, share: float, key:
 
 def test_hidden_probes_stand_before_and_after_their_windows() -> None:
     lane = [Window(4 * number, 8, 4) for number in range(2000)]
-    items = Prober(KEY, OTHER).hide(lane, 0.5)
+    items = Prober(KEY, OTHER, STREAM).hide(lane, 0.5)
     places = {item: place for place, item in enumerate(items) if isinstance(item, Window)}
     before = [place < places[item.window] for place, item in enumerate(items) if isinstance(item, Probe)]
     assert 900 < len(before) < 1100
@@ -111,9 +124,9 @@ def test_probes_after_the_fact_are_of_different_windows() -> None:
     planned = plan_windows(500, 16, 4).windows()
     suspects = exposed(lanes(planned, 6))
     for count in (1, 40, len(planned), 10 * len(planned)):
-        probes = Prober(KEY, OTHER).choose(planned, count)
+        probes = Prober(KEY, OTHER, STREAM).choose(planned, count)
         assert len({probe.window for probe in probes}) == len(probes) == min(count, len(planned))
-        more = Prober(KEY, OTHER).choose(planned, count, suspects)
+        more = Prober(KEY, OTHER, STREAM).choose(planned, count, suspects)
         assert len(more) == min(count, len(planned)) + min(count // 4, len(suspects))
         assert max(Counter(probe.window for probe in more).values()) <= 2
     assert {probe.kind for probe in probes} == set(Kind)
@@ -121,13 +134,15 @@ def test_probes_after_the_fact_are_of_different_windows() -> None:
 
 def test_a_window_is_drawn_as_often_as_it_is_scored() -> None:
     planned = [Window(0, 1000, 1000), *(Window(number, 1000, 1) for number in range(1, 1001))]
-    drawn = [Prober(bytes([number] * 16), OTHER.repeat(4)).choose(planned, 1)[0].window for number in range(200)]
+    drawn = [
+        Prober(bytes([number] * 16), OTHER.repeat(4), STREAM).choose(planned, 1)[0].window for number in range(200)
+    ]
     assert 60 < sum(window.scored == 1000 for window in drawn) < 140
 
 
 def test_the_key_fixes_every_probe() -> None:
     def drawn(key: bytes) -> list[tuple]:
-        prober, planned = Prober(key, OTHER), plan_windows(400, 16, 4).windows()
+        prober, planned = Prober(key, OTHER, STREAM), plan_windows(400, 16, 4).windows()
         probes = prober.choose(planned, 50, planned[:10])
         probes += [item for item in prober.hide(planned, 0.5) if isinstance(item, Probe)]
         return [(probe.window, probe.kind, probe.compared, probe.suffix.tolist()) for probe in probes]
@@ -162,7 +177,7 @@ def test_exposed_windows_have_targets_in_the_first_window_of_a_later_lane(tokens
 )
 def test_ahead_lets_no_probe_show_what_an_open_one_hides(window, stride_part, count, at_once, key) -> None:
     planned = plan_windows(200, window, min(stride_part, window)).windows()
-    probes = Prober(key, OTHER).choose(planned, count, planned[-5:])
+    probes = Prober(key, OTHER, STREAM).choose(planned, count, planned[-5:])
     ahead, waiting, asked, shown = Ahead(probes), list(probes), [], set()
     while waiting or asked:
         allowed = [probe for probe in waiting if not ahead.shown_by(probe)][:at_once]
@@ -244,7 +259,7 @@ def test_a_model_that_looks_ahead_is_found_at_the_rate_that_is_claimed(share: fl
         peeks = random.random(tokens - 1) < share
         committed = np.where(peeks, 0.5, 1).astype(np.float32)
         comparison = Comparison(1e-3, 1e-3)
-        for probe in Prober(random.bytes(16), OTHER).choose(planned, count):
+        for probe in Prober(random.bytes(16), OTHER, STREAM).choose(planned, count):
             losses = committed[probe.places].copy()
             if probe.looks_ahead:
                 losses[-1] = 1
