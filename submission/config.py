@@ -23,8 +23,9 @@ def _require_positive(config: object, *names: str) -> None:
 class ModelConfig:
     """The transformer's shape. Travels inside the artifact.
 
-    bigram_rows counts the row of the first position, which no hash reaches. rotary_dims of each head are rotated;
-    beyond rotary_base_length positions the rotary base grows with the length. value_embedding_layers are the last ones.
+    bigram_rows counts the row of the first position, which no hash reaches. rotary_dims of each head are rotated; the
+    rotary base is made for sequences of rotary_length tokens, which is what the model is trained on, and grows with
+    that beyond rotary_base_length. value_embedding_layers are the last ones.
     """
 
     vocab_size: int = 1024
@@ -36,6 +37,7 @@ class ModelConfig:
     rotary_dims: int = 16
     rotary_base: float = 10000.0
     rotary_base_length: int = 1024
+    rotary_length: int = 2048
     bigram_rows: int = 3072
     bigram_dim: int = 112
     value_embedding_dim: int = 128
@@ -170,6 +172,7 @@ CONFIGURATIONS = {
             key_value_heads=1,
             mlp_dim=288,
             rotary_base_length=128,
+            rotary_length=256,
             bigram_rows=2048,
             bigram_dim=32,
             value_embedding_dim=32,

@@ -35,7 +35,8 @@ def test_demo_and_record_have_the_same_parts(name):
     assert config.query_heads > config.key_value_heads
     assert config.rotary_dims < config.head_dim
     assert CONFIGURATIONS[name].train.sequence_length > config.rotary_base_length
-    assert CONFIGURATIONS[name].serve.window == CONFIGURATIONS[name].train.sequence_length
+    assert CONFIGURATIONS[name].train.sequence_length == config.rotary_length
+    assert CONFIGURATIONS[name].serve.window == config.rotary_length
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
