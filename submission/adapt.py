@@ -57,27 +57,28 @@ class Adapter:
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
         self.model, self.config, self.rank, self.ranks = model, config, rank, ranks
         model.requires_grad_(False)
-        params = list(adapted_parameters(model, config.parameters).values())
-        # One vector holds all gradients, so that one reduction and one norm cover them.
-        self.gradient = torch.zeros(sum(param.numel() for param in params), device=params[0].device)
-        for param, part in zip(params, self.gradient.split([param.numel() for param in params]), strict=True):
+        self.parameters = list(adapted_parameters(model, config.parameters).values())
+        # One vector holds all gradients, so that one reduction and one norm cover them; another the running sums.
+        sizes = [param.numel() for param in self.parameters]
+        self.gradient, self.momentum = torch.zeros((2, sum(sizes)), device=self.parameters[0].device)
+        for param, part in zip(self.parameters, self.gradient.split(sizes), strict=True):
             param.requires_grad_(True)
             param.grad = part.view_as(param)
-        self.optimizer = torch.optim.SGD(params, lr=config.lr, momentum=config.momentum)
+        parts = zip(self.parameters, self.momentum.split(sizes), strict=True)
+        self.directions = [part.view_as(param) for param, part in parts]
 
     def observe(self, observation: wire.Observation) -> None:
         """Train on one chunk: `epochs` passes over its sequences in order, a step per batch of them."""
         config = self.config
         tokens = torch.from_numpy(observation.tokens.astype(np.int64)).to(self.gradient.device)
         inputs, targets = cut_sequences(tokens, config.sequence_length)
-        for group in self.optimizer.param_groups:
-            group["lr"] = cosine_lr(config, observation.chunk, observation.chunks)
+        lr = cosine_lr(config, observation.chunk, observation.chunks)
         for _ in range(config.epochs):
             batches = (inputs.split(config.batch_sequences), targets.split(config.batch_sequences))
             for batch_inputs, batch_targets in zip(*batches, strict=True):
-                self._step(batch_inputs, batch_targets)
+                self._step(batch_inputs, batch_targets, lr)
 
-    def _step(self, inputs: Tensor, targets: Tensor) -> None:
+    def _step(self, inputs: Tensor, targets: Tensor, lr: float) -> None:
         """One update by the mean loss of a batch, all ranks together; inputs, targets int64 [B, N] are the same on all
         of them.
         """
@@ -94,7 +95,9 @@ class Adapter:
             dist.all_reduce(self.gradient)
         norm = torch.linalg.vector_norm(self.gradient)
         self.gradient.mul_((self.config.gradient_clip / (norm + 1e-6)).clamp(max=1.0))
-        self.optimizer.step()
+        self.momentum.mul_(self.config.momentum).add_(self.gradient)
+        with torch.no_grad():
+            torch._foreach_add_(self.parameters, self.directions, alpha=-lr)
 
 
 def rehearse(model: Transformer, config: AdaptConfig, rank: int = 0, ranks: int = 1) -> None:

@@ -1,9 +1,11 @@
 """Several processes serve as one: they wait for each other, end together, and learn the same thing, bit for bit."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -13,11 +15,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from harness.scoring import wire
 from harness.scoring.wire import Observation
+from submission import serve
 from submission.adapt import Adapter
 from submission.config import AdaptConfig, ModelConfig
 from submission.model import Transformer
-from submission.phase import use_device
+from submission.phase import Phase, use_device
 from submission.ranks import Rank, count_ranks, run_ranks
 
 CPU = torch.device("cpu")
@@ -26,8 +30,12 @@ CONFIG = AdaptConfig(parameters="all", lr=0.05, chunk_tokens=40, sequence_length
 
 
 def adapt(config: ModelConfig, folder: Path, rank: Rank) -> None:
-    """Observe two chunks, and leave the weights after each."""
+    """Wait for the others, observe two chunks, and leave the weights after each."""
     torch.set_num_threads(1)
+    time.sleep(0.5 * rank.number)
+    (folder / f"{rank.count}-{rank.number}").touch()
+    rank.wait_for_all()
+    assert all((folder / f"{rank.count}-{number}").exists() for number in range(rank.count))
     rank.join_group(CPU)
     model = Transformer(config)
     model.initialise(0)
@@ -81,6 +89,7 @@ def test_when_one_rank_fails_all_end(tmp_path, count, work, message):
     with pytest.raises(SystemExit, match=message):
         run_ranks(count, partial(work, tmp_path))
     assert time.monotonic() - started < 60  # they would wait for 600 s
+    assert not multiprocessing.active_children()
 
 
 def runs(pid: int) -> bool:
@@ -117,6 +126,20 @@ def test_ranks_do_not_outlive_their_parent(tmp_path):
     while any(runs(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_the_artifact_is_opened_when_all_have_prepared(monkeypatch, tiny):
+    """Opening it starts the clock: whatever can be done before is done, by every rank."""
+    order = []
+    for name in ("use_device", "prepare", "rehearse", "load_artifact", "Adapter", "answer"):
+        monkeypatch.setattr(serve, name, lambda *_, name=name: order.append(name))
+    monkeypatch.setattr(wire, "Session", lambda hello: order.append((hello.rank, hello.world_size, hello.chunk)))
+    monkeypatch.setattr(Rank, "join_group", lambda *_: order.append("join_group"))
+    monkeypatch.setattr(Rank, "wait_for_all", lambda _: order.append("wait_for_all"))
+    phase = Phase(seed=0, threads=1, clock_seconds=1.0, vocab_size=48)
+    serve.serve(tiny, phase, CONFIG, None, Rank(number=1, count=2, barrier=threading.Barrier(2), meeting_point=Path()))
+    before = ["use_device", "prepare", "join_group", "rehearse", (1, 2, 40), "wait_for_all"]
+    assert order == [*before, "load_artifact", "Adapter", "answer"]
 
 
 def test_one_rank_runs_here():
