@@ -23,7 +23,7 @@ from submission.config import ModelConfig
 from submission.model import Transformer, meta_model
 
 MAGIC = b"SGGQ"
-VERSION = 1
+VERSION = 2
 PREFIX = struct.Struct("<4sH")
 HEADER_LENGTH = struct.Struct("<I")
 MAX_HEADER_BYTES = 4096
@@ -109,7 +109,10 @@ def decode(data: bytes) -> tuple[ModelConfig, Weights]:
     if length > MAX_HEADER_BYTES:
         raise ArtifactError(f"a header of {length} bytes; at most {MAX_HEADER_BYTES} are allowed")
     try:
-        config = ModelConfig(**json.loads(stream.read(length)))
+        values = json.loads(stream.read(length))
+        config = ModelConfig(**values)
+        if values != asdict(config):
+            raise ValueError(f"{(asdict(config).keys() - values.keys()).pop()} is missing")
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"the header is not a model configuration: {error}") from None
     layout = largest_codes(config)

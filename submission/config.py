@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Literal, get_args
+
+AdaptedParameters = Literal["all", "mlp", "mlp_down"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -23,8 +26,9 @@ def _require_positive(config: object, *names: str) -> None:
 class ModelConfig:
     """The transformer's shape. Travels inside the artifact.
 
-    bigram_rows counts the row of the first position, which no hash reaches. rotary_dims of each head are rotated;
-    beyond rotary_base_length positions the rotary base grows with the length. value_embedding_layers are the last ones.
+    bigram_rows counts the row of the first position, which no hash reaches. rotary_dims of each head are rotated; the
+    rotary base is made for sequences of rotary_length tokens, which is what the model is trained on, and grows with
+    that beyond rotary_base_length. value_embedding_layers are the last ones.
     """
 
     vocab_size: int = 1024
@@ -36,6 +40,7 @@ class ModelConfig:
     rotary_dims: int = 16
     rotary_base: float = 10000.0
     rotary_base_length: int = 1024
+    rotary_length: int = 2048
     bigram_rows: int = 3072
     bigram_dim: int = 112
     value_embedding_dim: int = 128
@@ -138,15 +143,43 @@ class QuantizeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """Sliding-window evaluation: tokens of context, positions scored per window, windows per request."""
+    """Sliding-window evaluation: tokens of context, positions scored per window, windows per request.
+
+    ranks: processes that serve side by side; 0 means one per GPU, and at least one.
+    """
 
     window: int = 2048
     stride: int = 64
     batch: int = 32
+    ranks: int = 0
 
     def __post_init__(self) -> None:
-        _require_positive(self, *(entry.name for entry in fields(self)))
+        _require_positive(self, "window", "stride", "batch")
         _require(self.stride <= self.window, "stride must not exceed window")
+        _require(self.ranks >= 0, "ranks must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig:
+    """Training on what has been scored, for a server that is told to adapt. Lengths in tokens, batches in sequences.
+
+    At least chunk_tokens are scored before they are learned from. A step takes the mean loss of batch_sequences
+    sequences, divided over the ranks; the default is a chunk's whole.
+    """
+
+    parameters: AdaptedParameters = "mlp"
+    lr: float = 0.002
+    momentum: float = 0.9
+    epochs: int = 3
+    chunk_tokens: int = 32768
+    sequence_length: int = 2048
+    batch_sequences: int = 16
+    gradient_clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.parameters in get_args(AdaptedParameters), f"parameters must not be {self.parameters!r}")
+        _require_positive(self, "lr", "epochs", "chunk_tokens", "sequence_length", "batch_sequences", "gradient_clip")
+        _require(0 <= self.momentum < 1, "momentum must lie in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +191,7 @@ class Configuration:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
 
 
 CONFIGURATIONS = {
@@ -170,6 +204,7 @@ CONFIGURATIONS = {
             key_value_heads=1,
             mlp_dim=288,
             rotary_base_length=128,
+            rotary_length=256,
             bigram_rows=2048,
             bigram_dim=32,
             value_embedding_dim=32,
@@ -190,5 +225,6 @@ CONFIGURATIONS = {
         ),
         calibration=CalibrationConfig(sequences=64, length=256),
         serve=ServeConfig(window=256, stride=64, batch=32),
+        adapt=AdaptConfig(chunk_tokens=4096, sequence_length=256),
     ),
 }

@@ -27,11 +27,12 @@ def rms_norm(x: Tensor) -> Tensor:
 def rotary_tables(config: ModelConfig, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines of rotary embedding (Su et al. 2021), float32 [length, rotary_dims / 2].
 
-    Beyond rotary_base_length the base grows with the length, so that the slowest frequency still spans the sequence.
+    Beyond rotary_base_length the base grows with rotary_length, so that the slowest frequency still spans a sequence of
+    that length. `length` has no part in it: a position's logits may not depend on how many follow.
     """
     base, dims = config.rotary_base, config.rotary_dims
-    if length > config.rotary_base_length:
-        base *= (length / config.rotary_base_length) ** (dims / (dims - 2))
+    if config.rotary_length > config.rotary_base_length:
+        base *= (config.rotary_length / config.rotary_base_length) ** (dims / (dims - 2))
     frequencies = base ** (-torch.arange(0, dims, 2, device=device, dtype=torch.float32) / dims)
     angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), frequencies)
     return angles.cos(), angles.sin()
@@ -262,8 +263,8 @@ class Transformer(nn.Module):
     def step(self, token: Tensor, cache: KeyValueCache) -> Tensor:
         """Append one token per sequence, int [B], to the cache; float32 [B, V]: logits of the one after it.
 
-        After all positions the logits equal those of `logits` on the whole sequence, up to rounding, because the rotary
-        base is the one of the cache's full length. Raises ValueError when the cache is full.
+        The logits equal those of `logits` on the sequence so far, up to rounding. Raises ValueError when the cache is
+        full.
         """
         if cache.position == cache.keys.size(3):
             raise ValueError(f"the cache holds {cache.position} positions and is full")

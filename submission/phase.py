@@ -37,7 +37,10 @@ def read_phase(path: Path = PHASE_PATH) -> Phase:
     return Phase(**{entry.name: values[entry.name] for entry in fields(Phase) if entry.name in values})
 
 
-def use_device(threads: int) -> torch.device:
-    """The GPU if there is one, else the CPU; `threads` CPU threads either way."""
-    torch.set_num_threads(threads)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def use_device(threads: int, rank: int = 0, ranks: int = 1) -> torch.device:
+    """The GPU of this rank if there are any, else the CPU; the rank's share of `threads` CPU threads either way."""
+    torch.set_num_threads(max(1, threads // ranks))
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.cuda.set_device(rank)
+    return torch.device("cuda", rank)

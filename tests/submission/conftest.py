@@ -19,7 +19,7 @@ def two_threads():
 
 @pytest.fixture(scope="session")
 def tiny() -> Configuration:
-    """Every feature of the model, in a size that trains in a blink. Sequences are longer than rotary_base_length."""
+    """Every feature of the model, in a size that trains in a blink. The rotary base has grown."""
     return Configuration(
         model=ModelConfig(
             vocab_size=48,
@@ -30,6 +30,7 @@ def tiny() -> Configuration:
             mlp_dim=48,
             rotary_dims=4,
             rotary_base_length=8,
+            rotary_length=16,
             bigram_rows=37,
             bigram_dim=6,
             value_embedding_dim=6,

@@ -7,6 +7,7 @@ import pytest
 from submission.checkpoint import DECLARATIONS, declaration
 from submission.config import (
     CONFIGURATIONS,
+    AdaptConfig,
     CalibrationConfig,
     ModelConfig,
     QuantizeConfig,
@@ -35,7 +36,9 @@ def test_demo_and_record_have_the_same_parts(name):
     assert config.query_heads > config.key_value_heads
     assert config.rotary_dims < config.head_dim
     assert CONFIGURATIONS[name].train.sequence_length > config.rotary_base_length
-    assert CONFIGURATIONS[name].serve.window == CONFIGURATIONS[name].train.sequence_length
+    assert CONFIGURATIONS[name].train.sequence_length == config.rotary_length
+    assert CONFIGURATIONS[name].serve.window == config.rotary_length
+    assert CONFIGURATIONS[name].adapt.sequence_length == config.rotary_length
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -55,6 +58,7 @@ def test_checkpoint_declarations_are_current(name):
         (ModelConfig, {"rotary_dims": 15}),
         (ModelConfig, {"rotary_dims": 66}),
         (ModelConfig, {"rotary_dims": 2}),
+        (ModelConfig, {"rotary_length": 0}),
         (ModelConfig, {"vocab_size": 60_000}),
         (ModelConfig, {"bigram_rows": 1}),
         (ModelConfig, {"value_embedding_layers": 12}),
@@ -69,6 +73,10 @@ def test_checkpoint_declarations_are_current(name):
         (QuantizeConfig, {"clip_quantiles": (1.5,)}),
         (QuantizeConfig, {"damping": 0.0}),
         (ServeConfig, {"stride": 4096}),
+        (ServeConfig, {"ranks": -1}),
+        (AdaptConfig, {"parameters": "embeddings"}),
+        (AdaptConfig, {"momentum": 1.0}),
+        (AdaptConfig, {"epochs": 0}),
     ],
 )
 def test_wrong_values_are_refused(kind, changes):

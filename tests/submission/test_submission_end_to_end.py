@@ -43,7 +43,7 @@ class FakeSession:
     def __init__(self, requests: list[FakeRequest]) -> None:
         self._requests = requests
 
-    def requests(self):
+    def requests(self, observe=None):
         return iter(self._requests)
 
 

@@ -2,9 +2,12 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from submission.config import CONFIGURATIONS
 from submission.model import (
@@ -27,8 +30,10 @@ def reference_logits(weights, config, tokens):
 
     def rotated(x, position):
         base = config.rotary_base
-        if length > config.rotary_base_length:
-            base *= (length / config.rotary_base_length) ** (config.rotary_dims / (config.rotary_dims - 2))
+        if config.rotary_length > config.rotary_base_length:
+            base *= (config.rotary_length / config.rotary_base_length) ** (
+                config.rotary_dims / (config.rotary_dims - 2)
+            )
         out, half = x.clone(), config.rotary_dims // 2
         for i in range(half):
             angle = position * base ** (-2 * i / config.rotary_dims)
@@ -87,7 +92,7 @@ def reference_logits(weights, config, tokens):
 
 @pytest.mark.parametrize("length", [1, 5, 16])
 def test_logits_equal_the_reference(model, tokens, length):
-    """Below, at and above the length from which the rotary base grows."""
+    """Shorter and longer than the rotary base length."""
     logits = model.logits(tokens[:, :length], length)
     for row, expected in zip(tokens[:, :length].tolist(), logits, strict=True):
         torch.testing.assert_close(reference_logits(model.state_dict(), model.config, row).float(), expected)
@@ -112,6 +117,29 @@ def test_future_tokens_change_nothing(model, tokens):
         after = model.logits(changed, 16)
         torch.testing.assert_close(after[:, :position], before[:, :position], rtol=0, atol=0)
         assert not torch.allclose(after[:, position], before[:, position])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(length=st.integers(2, 24), seed=st.integers(0, 2**31), data=st.data())
+def test_logits_of_a_prefix_depend_on_nothing_else(model, length, seed, data):
+    """Windows cut short, alone, with other text behind them, with fewer scored positions: the same logits. Lengths run
+    from below the rotary base length (8) to beyond the length that the base is made for (16).
+    """
+    rows = data.draw(st.integers(1, 4))
+    cut = data.draw(st.integers(1, length))
+    scored = data.draw(st.integers(1, cut))
+    generator = torch.Generator().manual_seed(seed)
+    whole, other = torch.randint(model.config.vocab_size, (2, rows, length), generator=generator)
+    expected = model.logits(whole, length)[:, cut - scored : cut]
+    replaced = torch.cat((whole[:, :cut], other[:, cut:]), dim=1)
+    row = data.draw(st.integers(0, rows - 1))
+    cache = KeyValueCache(model.config, rows, data.draw(st.integers(cut, 24)), torch.device("cpu"))
+    for position in range(cut):
+        generated = model.step(whole[:, position], cache)
+    torch.testing.assert_close(model.logits(whole[:, :cut], scored), expected)
+    torch.testing.assert_close(model.logits(whole[row : row + 1, :cut], scored), expected[row : row + 1])
+    torch.testing.assert_close(model.logits(replaced, length)[:, cut - scored : cut], expected)
+    torch.testing.assert_close(generated, expected[:, -1])
 
 
 @pytest.mark.parametrize("scored", [1, 2, 15, 16])
@@ -170,13 +198,20 @@ def test_exclusive_attention_leaves_nothing_along_the_own_value():
 
 
 def test_rotary_base_grows_only_beyond_its_length():
-    """At twice the base length the slowest of 16 rotated dimensions turns (1/2)^(14/16 * 16/14) = half as fast."""
-    config = CONFIGURATIONS["record"].model
-    at, beyond = (rotary_tables(config, length, torch.device("cpu")) for length in (1024, 2048))
-    slowest_at, slowest_beyond = torch.asin(at[1][1, -1]), torch.asin(beyond[1][1, -1])
+    """Made for twice the base length, the slowest of 16 rotated dimensions turns (1/2)^(14/16 * 16/14) = half as fast,
+    whatever the length of the tables.
+    """
+    beyond = CONFIGURATIONS["record"].model
+    at, below = replace(beyond, rotary_length=1024), replace(beyond, rotary_length=512)
+
+    def tables(config, length):
+        return rotary_tables(config, length, torch.device("cpu"))
+
+    slowest_at, slowest_beyond = (torch.asin(tables(config, 8)[1][1, -1]) for config in (at, beyond))
     assert slowest_at.item() == pytest.approx(10000 ** (-14 / 16), rel=1e-4)
     assert (slowest_at / slowest_beyond).item() == pytest.approx(2.0, rel=1e-4)
-    torch.testing.assert_close(rotary_tables(config, 512, torch.device("cpu"))[0], at[0][:512], rtol=0, atol=0)
+    assert torch.equal(tables(below, 512)[1], tables(at, 512)[1])
+    assert torch.equal(tables(beyond, 100)[1], tables(beyond, 4096)[1][:100])
 
 
 def test_fresh_weights_follow_the_recipe():
