@@ -33,7 +33,7 @@ from harness.scoring.scorer import Scorer  # noqa: E402
 from harness.scoring.windows import plan_windows  # noqa: E402
 
 RESULT = REPOSITORY / "bench" / "results" / "scorer_overhead.json"
-SIZES = {"demo": (32, 20), "record": (4, 4)}  # configuration -> windows per request, requests
+SIZES = {"demo": (32, 60)}
 VOCAB, SLOTS = 1024, 2
 
 
@@ -117,15 +117,15 @@ def score(command: list[str], tokens: np.ndarray) -> tuple[float, str]:
 
 
 def arithmetic_rate(threads: int, seconds: float = 2.0) -> float:
-    """Tokens a second that the arithmetic alone takes, on logits of a record request."""
-    shared = np.random.default_rng(0).normal(size=(2048, VOCAB)).astype(np.float32)
-    targets = np.zeros(len(shared), np.int64)
+    """Tokens a second that the arithmetic alone takes, on a record request of each of that many ranks."""
+    random = np.random.default_rng(0)
+    replies = [(random.normal(size=(2048, VOCAB)).astype(np.float32), np.zeros(2048, np.int64)) for _ in range(threads)]
     arithmetic = Arithmetic(threads)
-    arithmetic.commit(shared, targets)
+    arithmetic.commit(replies)
     begin, count = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds:
-        arithmetic.commit(shared, targets)
-        count += len(shared)
+        arithmetic.commit(replies)
+        count += 2048 * threads
     rate = count / (time.perf_counter() - begin)
     arithmetic.close()
     return rate

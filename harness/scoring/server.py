@@ -12,7 +12,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,6 +50,15 @@ class _Rank:
         finally:
             os.close(token_descriptor)
             os.close(logit_descriptor)
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """A request that has been answered."""
+
+    rank: _Rank
+    slot: int
+    items: Sequence[Item]
 
 
 def _sealed_memory(name: str, size: int, *, client_writes: bool) -> tuple[int, mmap.mmap]:
@@ -148,9 +157,12 @@ class ModelServer:
             for slot in range(rank.hello.slots):
                 self._request(rank, slot, take(number, slot))
         while any(rank.in_flight for rank in self._ranks.values()):
-            for rank in self._await_reply(list(self._ranks.values())):
-                slot = self._commit(rank, fix)
-                self._request(rank, slot, take(rank.hello.rank, slot))
+            replies = [
+                reply for rank in self._await_reply(list(self._ranks.values())) for reply in self._take_replies(rank)
+            ]
+            self._commit(replies, fix)
+            for reply in replies:
+                self._request(reply.rank, reply.slot, take(reply.rank.hello.rank, reply.slot))
 
     def ask_alone(self, items: Sequence[Item], fix: Fix) -> None:
         """Ask for the items one after the other, each in a request of its own, of rank 0."""
@@ -199,8 +211,14 @@ class ModelServer:
         message = {"slot": slot, "sequence": self._sequence, "rows": len(items), "length": length, "scored": scored}
         self._send(rank, {"type": "windows", **message})
 
-    def _commit(self, rank: _Rank, fix: Fix) -> int:
-        """Take one reply, fix the losses of its windows, and return the slot that is free now."""
+    def _take_replies(self, rank: _Rank) -> list[_Reply]:
+        """All replies that are there, the first of which is."""
+        replies = [self._take_reply(rank)]
+        while rank.in_flight and select.select([rank.connection], [], [], 0)[0]:
+            replies.append(self._take_reply(rank))
+        return replies
+
+    def _take_reply(self, rank: _Rank) -> _Reply:
         message = self._receive(rank.connection)
         slot, sequence = message.get("slot"), message.get("sequence")
         if message.get("type") != "logits" or type(slot) is not int or slot not in rank.in_flight:
@@ -208,15 +226,21 @@ class ModelServer:
         expected, items = rank.in_flight.pop(slot)
         if sequence != expected:
             raise Violation(Reason.SCORE_PROTOCOL, f"reply to request {sequence!r} where {expected} was due")
-        scored = items[0].scored
-        shared = rank.hello.logit_view(rank.logits, slot, len(items), scored).reshape(-1, self._vocab_size)
-        targets = np.concatenate([self._tokens[item.targets] for item in items])
-        nats = self._arithmetic.commit(shared, targets).reshape(len(items), scored)
-        if not (nats <= np.finfo(np.float32).max).all():
-            raise Violation(Reason.SCORE_NOT_FINITE, "a loss is too large to be a number")
-        for row, item in enumerate(items):
-            fix(item, nats[row])
-        return slot
+        return _Reply(rank, slot, items)
+
+    def _commit(self, replies: Sequence[_Reply], fix: Fix) -> None:
+        """Fix the losses of all windows of some replies."""
+        losses = self._arithmetic.commit([self._logits_and_targets(reply) for reply in replies])
+        for reply, nats in zip(replies, losses, strict=True):
+            if not (nats <= np.finfo(np.float32).max).all():
+                raise Violation(Reason.SCORE_NOT_FINITE, "a loss is too large to be a number")
+            for item, row in zip(reply.items, nats.reshape(len(reply.items), -1), strict=True):
+                fix(item, row)
+
+    def _logits_and_targets(self, reply: _Reply) -> tuple[np.ndarray, np.ndarray]:
+        rank, items = reply.rank, reply.items
+        shared = rank.hello.logit_view(rank.logits, reply.slot, len(items), items[0].scored)
+        return shared.reshape(-1, self._vocab_size), np.concatenate([self._tokens[item.targets] for item in items])
 
     def _await_reply(self, ranks: list[_Rank]) -> list[_Rank]:
         """The ranks of which something can be read. A connection more than there are ranks ends everything."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,9 +13,8 @@ from servers import HELLO, stream
 
 from harness.errors import Reason, RefereeError, Violation
 from harness.referee import _SeedRun
-from harness.scoring import nats as nats_module
 from harness.scoring import wire
-from harness.scoring.nats import BLOCK_ROWS, Arithmetic, token_nats
+from harness.scoring.nats import BLOCK_ROWS, Arithmetic, Rows, token_nats
 from harness.scoring.scorer import Score
 
 
@@ -30,6 +28,11 @@ def plain(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def drawn(rows: int, vocab: int, scale: float = 4.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     return random.normal(0, scale, (rows, vocab)).astype(np.float32), random.integers(0, vocab, rows)
+
+
+def commit(arithmetic: Arithmetic, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    (nats,) = arithmetic.commit([(logits, targets)])
+    return nats
 
 
 @pytest.fixture
@@ -118,7 +121,7 @@ def test_one_logit_that_is_not_finite_is_found_in_any_block(arithmetic, value: f
     logits, targets = drawn(3 * BLOCK_ROWS + 7, 20)
     logits[row, 11] = value
     with pytest.raises(Violation) as caught:
-        arithmetic(threads).commit(logits, targets)
+        commit(arithmetic(threads), logits, targets)
     assert caught.value.reason is Reason.SCORE_NOT_FINITE
 
 
@@ -126,13 +129,7 @@ def test_one_logit_that_is_not_finite_is_found_in_any_block(arithmetic, value: f
 @pytest.mark.parametrize("threads", [1, 2, 3, 4, None])
 def test_any_number_of_threads_gives_the_same_bits(arithmetic, rows: int, threads: int | None) -> None:
     logits, targets = drawn(rows, 77, seed=rows)
-    expected = np.concatenate(
-        [
-            token_nats(logits[first : first + BLOCK_ROWS], targets[first : first + BLOCK_ROWS])
-            for first in range(0, rows, BLOCK_ROWS)
-        ]
-    )
-    assert (arithmetic(threads).commit(logits, targets) == expected).all()
+    assert (commit(arithmetic(threads), logits, targets) == token_nats(logits, targets)).all()
 
 
 def test_the_copy_of_an_earlier_request_does_not_show_in_a_later_one(arithmetic) -> None:
@@ -140,7 +137,7 @@ def test_the_copy_of_an_earlier_request_does_not_show_in_a_later_one(arithmetic)
     at_work = arithmetic(2)
     for rows, vocab in ((300, 50), (7, 400), (301, 50), (1, 3), (40, 400)):
         logits, targets = drawn(rows, vocab, seed=rows)
-        np.testing.assert_allclose(at_work.commit(logits, targets), plain(logits, targets), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(commit(at_work, logits, targets), plain(logits, targets), rtol=1e-6, atol=1e-6)
 
 
 def test_many_losses_add_up_in_float64() -> None:
@@ -184,36 +181,35 @@ def test_one_bit_written_after_the_reply_is_seen(arithmetic, monkeypatch, row: i
     """And the losses are those of the copy: what was written has no part in them."""
     shared, targets = drawn(4 * BLOCK_ROWS, 20)
     original = shared.copy()
-    started = threading.Event()
-    computed: list[np.ndarray] = []
+    kept: list[Rows] = []
 
-    def flip_one_bit_and_compute(logits: np.ndarray, block_targets: np.ndarray) -> np.ndarray:
-        if (logits == original[row // BLOCK_ROWS * BLOCK_ROWS :][: len(logits)]).all() and not started.is_set():
-            started.set()
+    def flip_one_bit_and_look(self: Rows, logits: np.ndarray, rows: slice, workspace: np.ndarray) -> None:
+        if rows.start <= row < rows.stop:
             shared.view(np.int32)[row, 7] ^= 1
-            computed.append(token_nats(logits, block_targets))
-        return token_nats(logits, block_targets)
+        look(self, logits, rows, workspace)
+        kept.append(self)
 
-    monkeypatch.setattr(nats_module, "token_nats", flip_one_bit_and_compute)
+    look = Rows.take
+    monkeypatch.setattr(Rows, "take", flip_one_bit_and_look)
     with pytest.raises(Violation) as caught:
-        arithmetic(threads).commit(shared, targets)
+        commit(arithmetic(threads), shared, targets)
     assert caught.value.reason is Reason.SCORE_PROTOCOL
     assert "after the reply" in caught.value.text
-    block = slice(row // BLOCK_ROWS * BLOCK_ROWS, row // BLOCK_ROWS * BLOCK_ROWS + BLOCK_ROWS)
-    assert (computed[0] == token_nats(original[block], targets[block])).all()
+    assert (kept[-1].nats(original, targets) == token_nats(original, targets)).all()
 
 
 def test_a_zero_that_changes_its_sign_counts_as_written(arithmetic, monkeypatch) -> None:
     """Bits are compared, not numbers: the two zeros are equal as numbers."""
     shared, targets = np.zeros((3, 4), np.float32), np.zeros(3, np.int64)
 
-    def change_the_sign(logits: np.ndarray, block_targets: np.ndarray) -> np.ndarray:
+    def change_the_sign(self: Rows, *arguments) -> None:
         shared[1, 1] = -0.0
-        return token_nats(logits, block_targets)
+        look(self, *arguments)
 
-    monkeypatch.setattr(nats_module, "token_nats", change_the_sign)
+    look = Rows.take
+    monkeypatch.setattr(Rows, "take", change_the_sign)
     with pytest.raises(Violation):
-        arithmetic(1).commit(shared, targets)
+        commit(arithmetic(1), shared, targets)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -221,9 +217,14 @@ def test_broken_arithmetic_is_the_referee_s_error(arithmetic, monkeypatch, threa
     """Not the submission's fault, and never a score."""
     logits, targets = drawn(3 * BLOCK_ROWS, 50)
     exact = np.einsum
-    monkeypatch.setattr(np, "einsum", lambda *arguments, **options: exact(*arguments, **options) * 1.00001)
+
+    def inexact(*arguments, out: np.ndarray, **options) -> None:
+        exact(*arguments, out=out, **options)
+        out *= 1.00001
+
+    monkeypatch.setattr(np, "einsum", inexact)
     with pytest.raises(RefereeError, match="arithmetic failed"):
-        arithmetic(threads).commit(logits, targets)
+        commit(arithmetic(threads), logits, targets)
 
 
 def test_a_loss_below_zero_is_the_referee_s_error(monkeypatch) -> None:
@@ -236,11 +237,21 @@ def test_a_loss_below_zero_is_the_referee_s_error(monkeypatch) -> None:
 def test_an_error_in_a_thread_is_not_lost(arithmetic, monkeypatch) -> None:
     logits, targets = drawn(4 * BLOCK_ROWS, 5)
 
-    def fail_in_the_pool(*arguments: np.ndarray) -> np.ndarray:
-        if threading.current_thread().name.startswith("nats"):
+    def fail_once(self: Rows, logits: np.ndarray, rows: slice, workspace: np.ndarray) -> None:
+        if rows.start == 2 * BLOCK_ROWS:
             raise MemoryError("no room")
-        return token_nats(*arguments)
+        look(self, logits, rows, workspace)
 
-    monkeypatch.setattr(nats_module, "token_nats", fail_in_the_pool)
+    look = Rows.take
+    monkeypatch.setattr(Rows, "take", fail_once)
     with pytest.raises(MemoryError):
-        arithmetic(4).commit(logits, targets)
+        commit(arithmetic(4), logits, targets)
+
+
+def test_several_replies_at_once_are_each_its_own(arithmetic) -> None:
+    replies = [drawn(rows, vocab, seed=rows) for rows, vocab in ((300, 50), (7, 50), (BLOCK_ROWS, 50), (1, 3))]
+    for at_work in (arithmetic(1), arithmetic(3)):
+        for _ in range(2):
+            found = at_work.commit(replies)
+            for nats, (logits, targets) in zip(found, replies, strict=True):
+                assert (nats == token_nats(logits, targets)).all()

@@ -1052,11 +1052,11 @@ def test_a_scorer_that_breaks_is_an_error_with_partial_evidence(referee, monkeyp
     """Not the submission's fault, and what was scored until then is kept."""
     real, calls = Arithmetic.commit, []
 
-    def break_after_three(self, shared, targets):
-        calls.append(len(targets))
-        if len(calls) > 3:
+    def break_after_three(self, replies):
+        if len(calls) == 3:
             raise MemoryError("no memory left for the scorer")
-        return real(self, shared, targets)
+        calls.append(sum(len(targets) for _, targets in replies))
+        return real(self, replies)
 
     monkeypatch.setattr(Arithmetic, "commit", break_after_three)
     begin = time.monotonic()
@@ -1065,7 +1065,7 @@ def test_a_scorer_that_breaks_is_an_error_with_partial_evidence(referee, monkeyp
     assert record.verdict is Verdict.ERROR
     assert "no memory left for the scorer" in record.reasons[0].text
     nats = kept_nats(directory)
-    assert sum(calls[:3]) - 5 * 16 <= np.isfinite(nats).sum() <= sum(calls[:3]), "all of it, but for blind probes"
+    assert sum(calls) / 2 < np.isfinite(nats).sum() <= sum(calls), "all of it, but for blind probes"
     assert np.isnan(nats).any()
     assert record.seeds[0].nats_sha256 == hashlib.sha256(nats.tobytes()).hexdigest()
     assert record.seeds[0].val_bpb is None

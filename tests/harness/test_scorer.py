@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from servers import HELLO, PATIENCE, VOCAB, Model, Stage, random_model, serve, stream
 
 from harness.errors import Reason, Violation
-from harness.scoring import nats as nats_module
 from harness.scoring import wire
-from harness.scoring.nats import token_nats
+from harness.scoring.nats import Rows, token_nats
 
 
 def plain_nats(tokens: np.ndarray, window: int, stride: int, model: Model) -> np.ndarray:
@@ -276,12 +275,13 @@ def test_writing_after_the_reply_fails_and_changes_no_loss(stage, monkeypatch) -
     tokens_shared = mmap.mmap(client.descriptors[0], shape.token_bytes, prot=mmap.PROT_READ)
     computed: list[np.ndarray] = []
 
-    def overwrite_and_compute(array: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    def overwrite_and_look(self: Rows, array: np.ndarray, *others) -> None:
         logits[: shape.positions * VOCAB * 4] = b"\xff" * (shape.positions * VOCAB * 4)
-        computed.append(token_nats(array, targets))
-        return computed[-1]
+        look(self, array, *others)
+        computed.append(self.nats(array, tokens[1 : 1 + len(array)].astype(np.int64)))
 
-    monkeypatch.setattr(nats_module, "token_nats", overwrite_and_compute)
+    look = Rows.take
+    monkeypatch.setattr(Rows, "take", overwrite_and_look)
     at_work.scorer.open_gate()
     request = client.hear()
     context = shape.token_view(tokens_shared, request["slot"], request["rows"], request["length"])
