@@ -33,7 +33,7 @@ from harness.scoring.scorer import Scorer  # noqa: E402
 from harness.scoring.windows import plan_windows  # noqa: E402
 
 RESULT = REPOSITORY / "bench" / "results" / "scorer_overhead.json"
-SIZES = {"demo": (32, 60)}
+SIZES = {"demo": (32, 20), "record": (4, 4)}  # configuration -> windows per request, requests
 VOCAB, SLOTS = 1024, 2
 
 

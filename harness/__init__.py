@@ -2,7 +2,7 @@
 
 rules        limits, seeds, hardware and significance of a contest, one TOML file (`rules.py`, `rules/*.toml`)
 submission   the contestant's folder; copied, never imported (`contestant.py`)
-phase        train, quantize or eval: one sandbox, one clock, declared inputs and outputs (`phases.py`)
+phase        train, quantize, eval or probe: one sandbox, one clock, declared inputs and outputs (`phases.py`)
 gate         the inputs whose first open starts a phase's clock; the kernel asks before it opens them (`access.py`)
 clock        monotonic seconds from the gate to the empty sandbox, read by the harness alone (`clock.py`)
 preparation  what a phase does before its gate; it has a limit of its own
@@ -15,6 +15,7 @@ checkpoint   what train leaves: declared tensors, rounded by the harness (`check
 artifact     what quantize leaves and eval may read; with the code it must fit the size limit
 calibration  the tokens the quantizer measured its Hessians on
 window       a stretch of val tokens sent to the model; only its last positions are scored (`scoring/windows.py`)
+probe        a scored window asked again with something else changed (`scoring/probes.py`); also the phase that does so
 score        nats per token, computed here from the model's logits (`scoring/scorer.py`); bits per byte from them
 ledger       the run's append-only, hash-chained list of events (`evidence/ledger.py`)
 record       record.json: the verdict and every number behind it (`evidence/record.py`)

@@ -1,4 +1,4 @@
-"""A run, from the rules to the record: data and submission are fixed, each seed goes through its three phases, the
+"""A run, from the rules to the record: data and submission are fixed, each seed goes through its phases, the
 verdict follows.
 
 Start reading at `run_record`. What a phase may see is in `phases.py`; where its clock starts and stops, in
@@ -464,7 +464,7 @@ class _Run:
 
 
 class _SeedRun:
-    """The three phases of one seed. A broken rule ends them; the record keeps what was measured until then."""
+    """The phases of one seed. A broken rule ends them; the record keeps what was measured until then."""
 
     def __init__(self, run: _Run, seed: int) -> None:
         self.run = run

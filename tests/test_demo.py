@@ -1,4 +1,6 @@
-"""The demo, as a user runs it: PASS, clearly better than any unigram model, and quantization costs next to nothing."""
+"""The demo, as a user runs it: PASS, clearly better than any unigram model, the score that a direct computation gives,
+and quantization that costs next to nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,14 @@ import subprocess
 import sys
 
 import pytest
+from direct import direct_bits_per_byte
 from support import TESTS
 
 from bench.quantization_gap import measure
+from harness.data.shards import read_shard
+from submission.codec import decode, load_weights
+from submission.config import CONFIGURATIONS
+from submission.model import Transformer
 
 REPOSITORY = TESTS.parent
 
@@ -31,5 +38,13 @@ def test_demo_passes(tmp_path):
     train, quantize = seed["phases"]["train"], seed["phases"]["quantize"]
     assert train["clock_seconds"] + quantize["clock_seconds"] <= train["limit_seconds"]
     assert all(phase["opens_denied"] == [] and phase["opens_allowed"] > 0 for phase in seed["phases"].values())
-    (gap,) = measure(run, REPOSITORY / "data" / "demo", "demo")
+    data = REPOSITORY / "data" / "demo"
+    config, weights = decode((run / f"seed-{seed['seed']}" / "artifact.bin").read_bytes())
+    model, serve = Transformer(config), CONFIGURATIONS["demo"].serve
+    load_weights(model, weights)
+    val = read_shard(data / "demo_val_000000.bin")
+    assert len(val) - 1 == seed["tokens"]
+    direct = direct_bits_per_byte(model, val, seed["bytes"], serve.window, serve.stride)
+    assert seed["val_bpb"] == pytest.approx(direct, abs=1e-6)
+    (gap,) = measure(run, data, "demo")
     assert abs(gap.bpb) < 0.02
