@@ -324,10 +324,14 @@ class BubblewrapRun:
         ours = [kind for kind in NAMESPACES if os.stat(f"/proc/{init}/ns/{kind}").st_ino == _own_namespace(kind)]
         if ours:
             raise RefereeError(f"sandbox for {spec.label}: it has the host's {', '.join(ours)} namespace")
+        self._check_that_it_waits(init)
+
+    def _check_that_it_waits(self, init: int) -> None:
         if children_of(init):
-            raise RefereeError(f"sandbox for {spec.label}: its command was started before the walls were checked")
+            raise RefereeError("the command of a sandbox was started before the walls were checked")
 
     def launch(self) -> float:
+        self._check_that_it_waits(self.walls.init_pid)
         self._control.send(b"launch")
         message, _ = self._receive(time.monotonic() + BUILD_SECONDS)
         if message["event"] != "launched":

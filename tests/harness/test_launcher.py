@@ -71,14 +71,14 @@ def without(option: str, values: int = 0) -> str:
         ("--unshare-cgroup", 0, "it has the host's cgroup namespace"),
         ("--unshare-pid", 0, "no sandbox of its making"),
         ("--seccomp", 1, "is not confined"),
-        ("--block-fd", 1, "its command was started before the walls were checked"),
+        ("--block-fd", 1, "was started before the walls were checked"),
         ("--remount-ro", 1, "its mount table is not the one asked for"),
         ("--json-status-fd", 1, "the guard of the sandbox does not answer"),
     ],
 )
 def test_a_launcher_that_leaves_out_a_wall(option, values, message, launch, monkeypatch):
     monkeypatch.setattr(bubblewrap, "BUILD_SECONDS", 2.0)
-    refused(launch(without(option, values)), message)
+    refused(launch(without(option, values)), message, may_have_phases=option == "--block-fd")
 
 
 def test_a_launcher_that_gives_capabilities(launch):
@@ -112,8 +112,9 @@ def test_a_launcher_that_builds_nothing(ends, message, launch, monkeypatch):
         time.sleep(0.05)
 
 
-def refused(record: Record, message: str) -> None:
+def refused(record: Record, message: str, may_have_phases: bool = False) -> None:
+    """may_have_phases: where it is seen only when the machine lets the command run before it was told to."""
     assert record.verdict is Verdict.ERROR
     (reason,) = record.reasons
     assert message in reason.text
-    assert record.seeds[0].phases == {} if record.seeds else True, "no phase is in the record"
+    assert may_have_phases or not record.seeds or record.seeds[0].phases == {}, "no phase is in the record"
