@@ -259,6 +259,7 @@ class _Run:
             self._prepare()
             for seed in self.request.seeds:
                 _SeedRun(self, seed).go()
+            self.check_for_copies(wait=True)
             self.opening(lambda: rehash(self.seals, [facts.sha256 for facts in self.dataset.shards]))
             self._judge_as_a_whole()
         except Violation as violation:
@@ -377,9 +378,11 @@ class _Run:
                 f"{BLOCK_BYTES} bytes that the shard {found.shard.name} has at byte {found.shard_offset}",
             )
 
-    def check_for_copies(self) -> None:
-        """Wait for the search to end; raise RefereeError if a file that every sandbox sees holds what a shard holds."""
-        for path in self.copies.result():
+    def check_for_copies(self, wait: bool) -> None:
+        """Raise RefereeError if a file that every sandbox sees holds what a shard holds; without `wait` only if the
+        search has ended.
+        """
+        for path in self.copies.result() if wait or self.copies.done() else []:
             raise RefereeError(f"{path} holds what a shard holds, and every sandbox can see it; move or remove it")
 
     def check_data(self) -> None:
@@ -485,7 +488,7 @@ class _SeedRun:
         phase = "train"
         try:
             checkpoint = self._train()
-            self.run.check_for_copies()
+            self.run.check_for_copies(wait=False)
             phase = "quantize"
             artifact = self._quantize(checkpoint)
             phase = "eval"

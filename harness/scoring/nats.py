@@ -110,9 +110,13 @@ class Arithmetic:
             for job in jobs
             for first in range(0, len(job.shared), BLOCK_ROWS)
         )
-        work = [self._pool.submit(self._work, blocks) for _ in range(min(self.threads, len(blocks)))]
-        wait(work)
-        unchanged = [part.result() for part in work]
+        threads = min(self.threads, len(blocks))
+        if threads == 1:  # so little that waking another thread would take longer
+            unchanged = [self._work(blocks)]
+        else:
+            work = [self._pool.submit(self._work, blocks) for _ in range(threads)]
+            wait(work)
+            unchanged = [part.result() for part in work]
         nats = [job.rows.nats(job.copy, targets) for job, (_, targets) in zip(jobs, replies, strict=True)]
         if not all(unchanged):
             raise Violation(Reason.SCORE_PROTOCOL, "logits were written to after the reply that called them complete")
