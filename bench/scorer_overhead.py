@@ -1,7 +1,7 @@
 """What the harness's scoring costs: forward passes with the scorer and its protocol around them, against the same
 forward passes alone; and how many tokens a second the scorer takes when the model costs nothing.
 
-    .venv/bin/python bench/scorer_overhead.py [--rounds 5]
+    .venv/bin/python bench/scorer_overhead.py [--rounds 12]
 
 Model: the submission's, with random weights, on the CPU, serving sliding windows as its configuration says (at record
 size with fewer windows per request, so that a request takes seconds). Both ways run in a process of their own with the
@@ -133,7 +133,7 @@ def arithmetic_rate(threads: int, seconds: float = 2.0) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=12, help="at demo size; a quarter of it at record size")
     parser.add_argument("--mode", choices=("plain", "serve", "idle"), help=argparse.SUPPRESS)
     parser.add_argument("--config", choices=SIZES, help=argparse.SUPPRESS)
     parser.add_argument("path", nargs="?", help=argparse.SUPPRESS)
@@ -154,7 +154,7 @@ def main() -> None:
             0, VOCAB, token_count(serve.window, serve.stride, batch * requests), dtype=np.uint16
         )
         plain, scored = [], []
-        for _ in range(arguments.rounds):
+        for _ in range(arguments.rounds if name == "demo" else max(3, arguments.rounds // 4)):
             command = [*this, "--config", name, "--mode"]
             said = subprocess.run([*command, "plain"], capture_output=True, text=True, check=True, cwd=REPOSITORY)
             plain.append(float(said.stdout))

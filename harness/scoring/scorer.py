@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ class Score:
     exposed: tuple[Window, ...]
 
 
-class _Asker:
+class _Asker(ABC):
     """What scoring and probing after the fact share: one server, its probes, and their comparison with what has been
     committed in `nats`.
     """
@@ -62,8 +63,9 @@ class _Asker:
         """End a run that cannot finish: the sandbox is gone."""
         self._server.stop()
 
+    @abstractmethod
     def _describe_progress(self) -> str:
-        raise NotImplementedError
+        """How far the work is, for messages."""
 
     def _keep(self, probe: Item, nats: np.ndarray) -> None:
         self._answered.append((probe, nats))
