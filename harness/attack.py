@@ -115,11 +115,12 @@ def run_attacks(
         with _bait() as bait:
             _attack(sandbox or BubblewrapSandbox(), bait, add)
     except (RefereeError, OSError) as error:
-        add("finish the self-test", False, f"{type(error).__name__}: {error}")
+        add(UNFINISHED, False, f"{type(error).__name__}: {error}")
     return results
 
 
 Add = Callable[[str, bool, str], None]
+UNFINISHED = "finish the self-test"  # the name of what is no attack, but the end of trying
 
 
 def _attack(sandbox: Sandbox, bait: Bait, add: Add) -> None:

@@ -20,7 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from harness.access import AccessMonitor
-from harness.attack import run_attacks
+from harness.attack import UNFINISHED, run_attacks
 from harness.data.shards import write_atomically
 from harness.errors import EnvironmentMissing, RefereeError
 from harness.gpus import gpu_names
@@ -173,20 +173,28 @@ def _check_sandbox() -> Check:
     return Check("sandbox", True, "read-only, no network, no capabilities; network attempts are counted", Cost.NO_RUN)
 
 
+ATTACK_TRIES = 2  # one that does not finish, on a machine that is very busy, says nothing about its walls
+
+
 def _attack_everything() -> list[Check]:
-    """One check for each attack on the sandbox; keeps the outcome for `_check_attacks`."""
+    """One check for each attack on the sandbox; keeps the outcome for `_check_attacks`, if every attack was tried."""
     results = run_attacks()
     holes = [result.name for result in results if not result.denied]
-    _attack_file().parent.mkdir(mode=0o700, exist_ok=True)
-    write_atomically(_attack_file(), json.dumps({"denied": len(results) - len(holes), "holes": holes}).encode())
+    if UNFINISHED not in holes:
+        _attack_file().parent.mkdir(mode=0o700, exist_ok=True)
+        write_atomically(_attack_file(), json.dumps({"denied": len(results) - len(holes), "holes": holes}).encode())
     return [Check(f"attack: {result.name}", result.denied, result.detail, Cost.NO_PASS) for result in results]
 
 
 def _check_attacks() -> Check:
     """What came of attacking the sandbox; anew after a boot or a change of kernel, bubblewrap, harness."""
     file = _attack_file()
+    tried: list[Check] = []
+    for _ in range(ATTACK_TRIES):
+        if not file.exists():
+            tried = _attack_everything()
     if not file.exists():
-        _attack_everything()
+        return Check("self-attack", False, f"it did not finish: {tried[-1].detail}", Cost.NO_PASS)
     outcome = json.loads(file.read_text())
     if outcome["holes"]:
         text = f"not denied: {', '.join(outcome['holes'])}; see `harness doctor --attack`"

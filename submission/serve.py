@@ -78,12 +78,12 @@ def serve(
     configuration: Configuration, phase: Phase, adapt: AdaptConfig | None, weights: Path | None, rank: Rank
 ) -> None:
     """The whole phase of one rank. The artifact, or `weights`, is opened when every rank has prepared."""
+    session = wire.Session(hello(configuration, adapt, rank.number, rank.count))  # the scorer plans while we prepare
     device = use_device(phase.threads, rank.number, rank.count)
     model = prepare(configuration, device)
     if adapt:
         rank.join_group(device)
         rehearse(model, adapt, rank.number, rank.count)
-    session = wire.Session(hello(configuration, adapt, rank.number, rank.count))
     rank.wait_for_all()
     if weights is None:
         load_artifact(ARTIFACT_PATH, model)

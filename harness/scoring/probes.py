@@ -115,13 +115,17 @@ class Prober:
         anywhere after it.
         """
         probed = self._random.random(len(lane)) < share
-        placed: list[tuple[float, Window | Probe]] = [(float(place), window) for place, window in enumerate(lane)]
-        for place in np.flatnonzero(probed):
-            probe = self.draw(lane[place], Kind.REPLACED)
-            before = self._random.random() < 0.5
-            where = place - 0.5 if before else self._random.integers(place, len(lane)) + 0.5
-            placed.append((float(where), probe))
-        return [item for _, item in sorted(placed, key=lambda entry: entry[0])]
+        before: dict[int, list[Probe]] = {}  # place in the lane, or its end -> what is asked just before it
+        for place in np.flatnonzero(probed).tolist():
+            at_once = self._random.random() < 0.5
+            where = place if at_once else int(self._random.integers(place, len(lane))) + 1
+            before.setdefault(where, []).append(self.draw(lane[place], Kind.REPLACED))
+        items: list[Window | Probe] = []
+        begin = 0
+        for where in sorted(before):
+            items += [*lane[begin:where], *before[where]]
+            begin = where
+        return [*items, *lane[begin:]]
 
     def choose(self, windows: Sequence[Window], count: int, suspects: Sequence[Window] = ()) -> list[Probe]:
         """Probes of `count` windows (or all), and of up to a quarter as many of the `suspects`, in random order; half

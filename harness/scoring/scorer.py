@@ -103,6 +103,23 @@ class _Asker(ABC):
         self._server.observe(group[0].targets.start, group[-1].targets.stop, chunk, count)
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """What is asked before an adaptive server may observe: of any other, all. first, last: asked alone, before and
+    after the others, because they have shapes of their own. rows: of each slot of each rank (rank, slot), lanes that
+    are worked strictly from left to right.
+    """
+
+    windows: Sequence[Window]
+    first: Sequence[Item]
+    rows: dict[tuple[int, int], list[deque[Item]]]
+    last: Sequence[Item]
+
+    def take(self, rank: int, slot: int) -> list[Item]:
+        """The next window of each lane of a slot."""
+        return [row.popleft() for row in self.rows.get((rank, slot), []) if row]
+
+
 class Scorer(_Asker):
     """Scores one val stream with one model, with blind probes among the windows.
 
@@ -139,19 +156,15 @@ class Scorer(_Asker):
         """
         try:
             hello = self._server.accept()
+            chunks_to_ask = self._plan(hello)  # seconds at the record's size, while the server still prepares
             self._server.wait_until_ready()
-            plan = plan_windows(len(self._tokens), hello.window, hello.stride)
-            odd = {plan.first, plan.last}
-            groups = chunks(plan.windows(), hello.chunk)
-            for number, group in enumerate(groups):
-                if group[0] is plan.first:
-                    self._ask_alone(plan.first)
-                self._ask_in_lanes(tuple(window for window in group if window not in odd), hello)
-                if group[-1] is plan.last:
-                    self._ask_alone(plan.last)
+            for number, chunk in enumerate(chunks_to_ask):
+                self._server.ask_alone(chunk.first, self._fix)
+                self._server.ask(chunk.take, self._fix)
+                self._server.ask_alone(chunk.last, self._fix)
                 self._settle()
-                if number + 1 < len(groups):
-                    self._observe(group, number, len(groups))
+                if number + 1 < len(chunks_to_ask):
+                    self._observe(chunk.windows, number, len(chunks_to_ask))
             self._server.end()
             if np.isnan(self.nats).any():
                 raise AssertionError("the window plan left a token unscored")
@@ -160,22 +173,24 @@ class Scorer(_Asker):
         finally:
             self._server.close()
 
-    def _ask_alone(self, window: Window) -> None:
-        self._server.ask_alone(self._prober.hide([window], self._share), self._fix)
+    def _plan(self, hello: wire.Hello) -> list[_Chunk]:
+        """Everything that will be asked, blind probes included."""
+        plan = plan_windows(len(self._tokens), hello.window, hello.stride)
+        planned = []
+        for windows in chunks(plan.windows(), hello.chunk):
+            first = [plan.first] if windows[0] is plan.first else []
+            last = [plan.last] if windows[-1] is plan.last else []
+            cut = lanes(windows[len(first) : len(windows) - len(last)], hello.world_size * hello.slots * hello.batch)
+            self._exposed += exposed(cut)
+            rows: dict[tuple[int, int], list[deque[Item]]] = {}
+            for number, lane in enumerate(cut):
+                place, rank = divmod(number, hello.world_size)
+                rows.setdefault((rank, place % hello.slots), []).append(deque(self._hide(lane)))
+            planned.append(_Chunk(windows, self._hide(first), rows, self._hide(last)))
+        return planned
 
-    def _ask_in_lanes(self, windows: tuple[Window, ...], hello: wire.Hello) -> None:
-        """Each lane strictly from left to right, one row of one slot of one rank each."""
-        cut = lanes(windows, hello.world_size * hello.slots * hello.batch)
-        self._exposed += exposed(cut)
-        rows: dict[tuple[int, int], list[deque[Item]]] = {}
-        for number, lane in enumerate(cut):
-            place, rank = divmod(number, hello.world_size)
-            rows.setdefault((rank, place % hello.slots), []).append(deque(self._prober.hide(lane, self._share)))
-
-        def take(rank: int, slot: int) -> list[Item]:
-            return [row.popleft() for row in rows.get((rank, slot), []) if row]
-
-        self._server.ask(take, self._fix)
+    def _hide(self, windows: Sequence[Window]) -> list[Item]:
+        return self._prober.hide(windows, self._share)
 
     def _fix(self, item: Item, nats: np.ndarray) -> None:
         if isinstance(item, Probe):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
+    """A named tuple, because the record's stream has a million of them."""
+
     start: int
     length: int
     scored: int

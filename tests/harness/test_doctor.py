@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import doctor
+from harness.attack import UNFINISHED, AttackResult
 from harness.doctor import Check, Cost, require, require_hardware
 from harness.errors import EnvironmentMissing, RefereeError
 from harness.gpus import device_nodes, gpu_names
@@ -165,3 +166,22 @@ def test_the_environment_is_facts_for_a_record() -> None:
     assert facts["python"].startswith("3.")
     assert all(value is None or isinstance(value, (str, int, float, bool)) for value in facts.values())
     assert not any(str(Path.home()) in str(value) for value in facts.values()), "nothing personal"
+
+
+def test_a_self_test_that_did_not_finish_is_tried_again_and_not_kept(monkeypatch, tmp_path):
+    """A machine that was too busy once is not condemned until its next boot."""
+    outcomes = [
+        [AttackResult("read", True, "no"), AttackResult(UNFINISHED, False, "RefereeError: too slow")],
+        [AttackResult("read", True, "no"), AttackResult("write", True, "no")],
+    ]
+    monkeypatch.setattr(doctor, "run_attacks", lambda: outcomes.pop(0))
+    monkeypatch.setattr(doctor, "_attack_file", lambda: tmp_path / "attacks")
+    assert doctor._check_attacks().ok
+    assert outcomes == []
+    assert "2 attacks" in doctor._check_attacks().detail, "the whole one is kept"
+    (tmp_path / "attacks").unlink()
+    outcomes += [[AttackResult(UNFINISHED, False, "RefereeError: too slow")]] * 2
+    check = doctor._check_attacks()
+    assert not check.ok
+    assert "too slow" in check.detail
+    assert not (tmp_path / "attacks").exists()

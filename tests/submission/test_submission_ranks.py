@@ -138,7 +138,7 @@ def test_the_artifact_is_opened_when_all_have_prepared(monkeypatch, tiny):
     monkeypatch.setattr(Rank, "wait_for_all", lambda _: order.append("wait_for_all"))
     phase = Phase(seed=0, threads=1, clock_seconds=1.0, vocab_size=48)
     serve.serve(tiny, phase, CONFIG, None, Rank(number=1, count=2, barrier=threading.Barrier(2), meeting_point=Path()))
-    before = ["use_device", "prepare", "join_group", "rehearse", (1, 2, 40), "wait_for_all"]
+    before = [(1, 2, 40), "use_device", "prepare", "join_group", "rehearse", "wait_for_all"]
     assert order == [*before, "load_artifact", "Adapter", "answer"]
 
 
