@@ -61,7 +61,7 @@ def out(tiny, text, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("out")
     data = tmp_path_factory.mktemp("train")
     write_shard(data / "shard.bin", text[:5000])
-    train(tiny, Phase(seed=0, threads=2, clock_seconds=4.0, vocab_size=48), data, out)
+    train(tiny, Phase(seed=0, threads=2, clock_seconds=6.0, vocab_size=48), data, out)
     phase = Phase(seed=0, threads=2, clock_seconds=10.0, vocab_size=48, calibration_key=KEY, size_limit=1_000_000)
     quantize(tiny, phase, out / "checkpoint.safetensors", out)
     return out
