@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import os
 import socket
 import statistics
@@ -26,11 +27,11 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from harness.scoring import wire  # noqa: E402
-from harness.scoring.nats import Arithmetic  # noqa: E402
+from harness.scoring import nats, wire  # noqa: E402
 from harness.scoring.probes import Comparison  # noqa: E402
 from harness.scoring.scorer import Scorer  # noqa: E402
 from harness.scoring.windows import plan_windows  # noqa: E402
+from harness.scoring.workers import Answer, Workers  # noqa: E402
 
 RESULT = REPOSITORY / "bench" / "results" / "scorer_overhead.json"
 SIZES = {"demo": (32, 20), "record": (4, 4)}  # configuration -> windows per request, requests
@@ -116,18 +117,40 @@ def score(command: list[str], tokens: np.ndarray) -> tuple[float, str]:
         return time.perf_counter() - started[0], said
 
 
-def arithmetic_rate(threads: int, seconds: float = 2.0) -> float:
-    """Tokens a second that the arithmetic alone takes, on a record request of each of that many ranks."""
-    random = np.random.default_rng(0)
-    replies = [(random.normal(size=(2048, VOCAB)).astype(np.float32), np.zeros(2048, np.int64)) for _ in range(threads)]
-    arithmetic = Arithmetic(threads)
-    arithmetic.commit(replies)
+def arithmetic_rate(workers: int, seconds: float = 2.0) -> float:
+    """Tokens a second that the arithmetic alone takes, on that many workers, from a record request for each of them;
+    without a worker in this process.
+    """
+    ranks = max(1, workers)
+    hello = wire.Hello(vocab_size=VOCAB, window=2048, stride=64, batch=32, slots=1, world_size=ranks)
+    descriptors = [os.memfd_create("logits") for _ in range(ranks)]
+    segments = []
+    for descriptor in descriptors:
+        os.ftruncate(descriptor, hello.logit_bytes)
+        segments.append(mmap.mmap(descriptor, hello.logit_bytes))
+        logits = hello.logit_view(segments[-1], 0, hello.batch, hello.stride)
+        logits[:] = np.random.default_rng(0).normal(size=logits.shape)
+    targets = np.zeros(hello.batch * hello.stride, np.uint16)
+    answers = [Answer(rank, 0, hello.batch, hello.stride, targets) for rank in range(ranks)]
+    pool = Workers(hello, descriptors, workers) if workers else None
+    own = nats.own_memory(VOCAB)
+
+    def commit() -> None:
+        if pool:
+            pool.commit(answers)
+        else:
+            nats.commit(answers[0].logits(hello, segments[0]), targets, own)
+
+    commit()
     begin, count = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds:
-        arithmetic.commit(replies)
-        count += 2048 * threads
+        commit()
+        count += len(targets) * ranks
     rate = count / (time.perf_counter() - begin)
-    arithmetic.close()
+    if pool:
+        pool.close()
+    for descriptor in descriptors:
+        os.close(descriptor)
     return rate
 
 
@@ -165,9 +188,9 @@ def main() -> None:
             f"{name}: {statistics.median(plain):.3f} s alone, {statistics.median(scored):.3f} s with the scorer, "
             f"ratio {ratio:.4f}"
         )
-    rates = {threads: arithmetic_rate(threads) for threads in (1, 2, 4, 8, 16) if threads <= cores}
+    rates = {workers: arithmetic_rate(workers) for workers in (0, 1, 2, 3, 4, 8, 16) if workers <= cores}
     result["arithmetic_tokens_per_second"] = rates
-    print("arithmetic alone: " + ", ".join(f"{rate:,.0f} tokens/s on {count} cores" for count, rate in rates.items()))
+    print("arithmetic alone: " + ", ".join(f"{rate:,.0f} tokens/s by {count} workers" for count, rate in rates.items()))
     tokens = np.random.default_rng(0).integers(0, VOCAB, 1_000_000, dtype=np.uint16)
     seconds, _ = score([*this, "--mode", "idle"], tokens)
     result["scorer_tokens_per_second"] = len(tokens) / seconds

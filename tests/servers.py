@@ -110,6 +110,7 @@ class Stage:
         score: Score | None = None,
         key: bytes = b"sixteen bytes at least",
         count: int = 1000,
+        workers: int | None = None,
     ) -> None:
         self.path = str(folder / f"{len(list(folder.iterdir()))}.sock")
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -120,10 +121,14 @@ class Stage:
         other = stream(1000, seed=99) if other is None else other
         arguments = np.asarray(tokens, np.uint16), vocab_size, listener, lambda *counts: self.progress.append(counts)
         if score is None:
-            self.scorer = Scorer(*arguments, comparison=self.comparison, probe_share=probe_share, other=other)
+            self.scorer = Scorer(
+                *arguments, comparison=self.comparison, probe_share=probe_share, other=other, workers=workers
+            )
         else:
             prober = Prober(key, other, tokens)
-            self.scorer = ProbeScorer(*arguments, score=score, comparison=self.comparison, prober=prober, count=count)
+            self.scorer = ProbeScorer(
+                *arguments, score=score, comparison=self.comparison, prober=prober, count=count, workers=workers
+            )
         if gate:
             self.scorer.open_gate()
         self.pool = ThreadPoolExecutor(8)

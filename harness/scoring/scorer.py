@@ -47,12 +47,13 @@ class _Asker(ABC):
         nats: np.ndarray,
         comparison: Comparison,
         prober: Prober,
+        workers: int | None,
     ) -> None:
         self.nats = nats
         self.comparison = comparison
         self._tokens = tokens
         self._prober = prober
-        self._server = ModelServer(tokens, vocab_size, listener, self._describe_progress)
+        self._server = ModelServer(tokens, vocab_size, listener, self._describe_progress, workers)
         self._answered: list[tuple[Probe, np.ndarray]] = []
         self._finding: Finding | None = None
 
@@ -124,8 +125,8 @@ class Scorer(_Asker):
     """Scores one val stream with one model, with blind probes among the windows.
 
     tokens: uint16 [N], the val stream. listener: a listening SEQPACKET Unix socket. `progress(done, total)` is called
-    with counts of scored tokens. probe_share: of the windows. other: text for probes, see `Prober`. `nats` holds the
-    losses so far, NaN where there is none yet."""
+    with counts of scored tokens. probe_share: of the windows. other: text for probes, see `Prober`. workers: see
+    `ModelServer`. `nats` holds the losses so far, NaN where there is none yet."""
 
     def __init__(
         self,
@@ -137,11 +138,12 @@ class Scorer(_Asker):
         comparison: Comparison,
         probe_share: float,
         other: np.ndarray,
+        workers: int | None = None,
     ) -> None:
         # Philox is not made to keep secrets, but a server sees only which windows were probed, and only afterwards.
         prober = Prober(os.urandom(16), other, tokens)
         nats = np.full(len(tokens) - 1, np.nan, np.float32)
-        super().__init__(tokens, vocab_size, listener, nats, comparison, prober)
+        super().__init__(tokens, vocab_size, listener, nats, comparison, prober, workers)
         self._progress = progress
         self._share = probe_share
         self._scored = 0
@@ -222,8 +224,9 @@ class ProbeScorer(_Asker):
         comparison: Comparison,
         prober: Prober,
         count: int,
+        workers: int | None = None,
     ) -> None:
-        super().__init__(tokens, vocab_size, listener, score.nats, comparison, prober)
+        super().__init__(tokens, vocab_size, listener, score.nats, comparison, prober, workers)
         self._progress = progress
         self._hello = score.hello
         windows = plan_windows(len(tokens), score.hello.window, score.hello.stride).windows()

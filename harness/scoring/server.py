@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.errors import Reason, Violation
-from harness.scoring import wire
-from harness.scoring.nats import Arithmetic
+from harness.processes import go_first
+from harness.scoring import nats, wire
 from harness.scoring.probes import Probe
 from harness.scoring.windows import Window
+from harness.scoring.workers import Answer, Workers, worth_starting
 
 MAX_SLOT_BYTES = 512_000_000  # of logits in one request; the scorer keeps a copy
 MAX_SLOTS, MAX_RANKS = 16, 64
@@ -40,16 +41,20 @@ class _Rank:
         self.hello = hello
         self.in_flight: dict[int, tuple[int, Sequence[Item]]] = {}  # slot -> (sequence number, items)
         token_descriptor, self.tokens = _sealed_memory("tokens", hello.token_bytes, client_writes=False)
-        logit_descriptor, self.logits = _sealed_memory("logits", hello.logit_bytes, client_writes=True)
+        self.logit_descriptor, self.logits = _sealed_memory("logits", hello.logit_bytes, client_writes=True)
         try:
-            socket.send_fds(connection, [wire.encode({"type": "welcome"})], [token_descriptor, logit_descriptor])
+            descriptors = [token_descriptor, self.logit_descriptor]
+            socket.send_fds(connection, [wire.encode({"type": "welcome"})], descriptors)
         except OSError as error:
             raise Violation(
                 Reason.SCORE_INCOMPLETE, f"the model server said hello and left ({error.strerror})"
             ) from None
         finally:
             os.close(token_descriptor)
-            os.close(logit_descriptor)
+
+    def close(self) -> None:
+        self.connection.close()
+        os.close(self.logit_descriptor)
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,17 @@ class ModelServer:
     ask and observe as often as needed, end, close. Each raises Violation for whatever the server does wrong.
 
     tokens: uint16 [N], the val stream. listener: a listening SEQPACKET Unix socket. progress: says how far the work is,
-    for messages. `open_gate` and `stop` may be called from another thread: nothing is sent before the gate is open, and
-    after `stop` (the sandbox is gone) nothing is waited for."""
+    for messages. workers: how many processes share the arithmetic; None: as many as are worth it. `open_gate` and
+    `stop` may be called from another thread: nothing is sent before the gate is open, and after `stop` (the sandbox is
+    gone) nothing is waited for."""
 
     def __init__(
-        self, tokens: np.ndarray, vocab_size: int, listener: socket.socket, progress: Callable[[], str]
+        self,
+        tokens: np.ndarray,
+        vocab_size: int,
+        listener: socket.socket,
+        progress: Callable[[], str],
+        workers: int | None = None,
     ) -> None:
         self._tokens = tokens
         self._vocab_size = vocab_size
@@ -92,7 +103,9 @@ class ModelServer:
         self._stopped = threading.Event()
         self._ranks: dict[int, _Rank] = {}
         self._sequence = 0
-        self._arithmetic = Arithmetic()
+        self._worker_count = worth_starting(len(tokens), vocab_size) if workers is None else workers
+        self._workers: Workers | None = None
+        self._own = nats.own_memory(vocab_size)
 
     def open_gate(self) -> None:
         self._gate.set()
@@ -119,6 +132,9 @@ class ModelServer:
             self._check_hello(hello, common)
             common = common or replace(hello, rank=0)
             self._ranks[hello.rank] = _Rank(connection, hello)
+        if self._worker_count:
+            descriptors = [self._ranks[number].logit_descriptor for number in range(common.world_size)]
+            self._workers = Workers(common, descriptors, self._worker_count)
         return common
 
     def _check_hello(self, hello: wire.Hello, common: wire.Hello | None) -> None:
@@ -142,6 +158,7 @@ class ModelServer:
 
     def wait_until_ready(self) -> None:
         """Wait for every rank to say that it has loaded the artifact, and for the gate, which the kernel has seen."""
+        go_first()
         for rank in self._ranks.values():
             self._await_reply([rank])
             if self._receive(rank.connection).get("type") != "ready":
@@ -195,8 +212,9 @@ class ModelServer:
         """Hang up."""
         self._listener.close()
         for rank in self._ranks.values():
-            rank.connection.close()
-        self._arithmetic.close()
+            rank.close()
+        if self._workers:
+            self._workers.close()
 
     def _request(self, rank: _Rank, slot: int, items: Sequence[Item]) -> None:
         """Put `items`, all of one shape, into `slot` and ask for their logits."""
@@ -230,17 +248,30 @@ class ModelServer:
 
     def _commit(self, replies: Sequence[_Reply], fix: Fix) -> None:
         """Fix the losses of all windows of some replies."""
-        losses = self._arithmetic.commit([self._logits_and_targets(reply) for reply in replies])
-        for reply, nats in zip(replies, losses, strict=True):
-            if not (nats <= np.finfo(np.float32).max).all():
+        answers = [
+            Answer(
+                rank=reply.rank.hello.rank,
+                slot=reply.slot,
+                rows=len(reply.items),
+                scored=reply.items[0].scored,
+                targets=np.concatenate([self._tokens[item.targets] for item in reply.items]),
+            )
+            for reply in replies
+        ]
+        for reply, losses in zip(replies, self._compute(answers), strict=True):
+            if not (losses <= np.finfo(np.float32).max).all():
                 raise Violation(Reason.SCORE_NOT_FINITE, "a loss is too large to be a number")
-            for item, row in zip(reply.items, nats.reshape(len(reply.items), -1), strict=True):
+            for item, row in zip(reply.items, losses.reshape(len(reply.items), -1), strict=True):
                 fix(item, row)
 
-    def _logits_and_targets(self, reply: _Reply) -> tuple[np.ndarray, np.ndarray]:
-        rank, items = reply.rank, reply.items
-        shared = rank.hello.logit_view(rank.logits, reply.slot, len(items), items[0].scored)
-        return shared.reshape(-1, self._vocab_size), np.concatenate([self._tokens[item.targets] for item in items])
+    def _compute(self, answers: Sequence[Answer]) -> list[np.ndarray]:
+        if self._workers:
+            return self._workers.commit(answers)
+        ranks = self._ranks
+        return [
+            nats.commit(answer.logits(ranks[answer.rank].hello, ranks[answer.rank].logits), answer.targets, self._own)
+            for answer in answers
+        ]
 
     def _await_reply(self, ranks: list[_Rank]) -> list[_Rank]:
         """The ranks of which something can be read. A connection more than there are ranks ends everything."""

@@ -48,8 +48,8 @@ from harness.registry import Registration, Use, default_directory
 from harness.rules import load_rules
 from harness.sandbox.bubblewrap import BubblewrapSandbox
 from harness.scoring.bpb import TokenBytes, unigram_nats
-from harness.scoring.nats import Arithmetic
 from harness.scoring.scorer import Scorer
+from harness.scoring.server import ModelServer
 from harness.supervisor import Log, Supervisor
 
 MINIMAL = TESTS / "honest" / "minimal"
@@ -1050,15 +1050,15 @@ def kept_nats(directory: Path, seed: int = 1) -> np.ndarray:
 
 def test_a_scorer_that_breaks_is_an_error_with_partial_evidence(referee, monkeypatch) -> None:
     """Not the submission's fault, and what was scored until then is kept."""
-    real, calls = Arithmetic.commit, []
+    real, calls = ModelServer._compute, []
 
-    def break_after_three(self, replies):
+    def break_after_three(self, answers):
         if len(calls) == 3:
             raise MemoryError("no memory left for the scorer")
-        calls.append(sum(len(targets) for _, targets in replies))
-        return real(self, replies)
+        calls.append(sum(len(answer.targets) for answer in answers))
+        return real(self, answers)
 
-    monkeypatch.setattr(Arithmetic, "commit", break_after_three)
+    monkeypatch.setattr(ModelServer, "_compute", break_after_three)
     begin = time.monotonic()
     record, directory = referee.run(MINIMAL)
     assert time.monotonic() - begin < 20

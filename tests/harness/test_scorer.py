@@ -20,7 +20,7 @@ from servers import HELLO, PATIENCE, VOCAB, Model, Stage, random_model, serve, s
 
 from harness.errors import Reason, Violation
 from harness.scoring import wire
-from harness.scoring.nats import Rows, token_nats
+from harness.scoring.nats import Reply, token_nats
 
 
 def plain_nats(tokens: np.ndarray, window: int, stride: int, model: Model) -> np.ndarray:
@@ -273,15 +273,15 @@ def test_writing_after_the_reply_fails_and_changes_no_loss(stage, monkeypatch) -
     shape = wire.Hello(**HELLO)
     logits = mmap.mmap(client.descriptors[1], shape.logit_bytes)
     tokens_shared = mmap.mmap(client.descriptors[0], shape.token_bytes, prot=mmap.PROT_READ)
-    computed: list[np.ndarray] = []
+    computed: list[Reply] = []
 
-    def overwrite_and_look(self: Rows, array: np.ndarray, *others) -> None:
+    def overwrite_and_look(self: Reply, *arguments) -> None:
         logits[: shape.positions * VOCAB * 4] = b"\xff" * (shape.positions * VOCAB * 4)
-        look(self, array, *others)
-        computed.append(self.nats(array, tokens[1 : 1 + len(array)].astype(np.int64)))
+        look(self, *arguments)
+        computed.append(self)
 
-    look = Rows.take
-    monkeypatch.setattr(Rows, "take", overwrite_and_look)
+    look = Reply.take
+    monkeypatch.setattr(Reply, "take", overwrite_and_look)
     at_work.scorer.open_gate()
     request = client.hear()
     context = shape.token_view(tokens_shared, request["slot"], request["rows"], request["length"])
@@ -293,7 +293,7 @@ def test_writing_after_the_reply_fails_and_changes_no_loss(stage, monkeypatch) -
     assert violation.reason is Reason.SCORE_PROTOCOL
     assert "written to after the reply" in violation.text
     expected = plain_nats(tokens, 8, 4, random_model)[: request["scored"]]
-    np.testing.assert_allclose(np.concatenate(computed), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(computed[0].nats(), expected, rtol=1e-6, atol=1e-6)
 
 
 # --- what the model server may not say

@@ -1,0 +1,161 @@
+"""Worker processes give the same bits as one thread, say what the model did wrong, and end with the harness."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from servers import HELLO, random_model, serve, stream
+
+from harness.errors import Reason, RefereeError, Violation
+from harness.scoring import nats, wire
+from harness.scoring.workers import MOST_WORKERS, Answer, Workers, worth_starting
+
+SHAPE = wire.Hello(vocab_size=512, window=64, stride=32, batch=128, slots=2, world_size=2)
+
+
+class Crew:
+    """Two ranks' logits in shared memory, and workers for them."""
+
+    def __init__(self, count: int, shape: wire.Hello = SHAPE) -> None:
+        self.shape = shape
+        self.descriptors = [os.memfd_create("logits") for _ in range(shape.world_size)]
+        self.segments = []
+        for descriptor in self.descriptors:
+            os.ftruncate(descriptor, shape.logit_bytes)
+            self.segments.append(mmap.mmap(descriptor, shape.logit_bytes))
+        self.workers = Workers(shape, self.descriptors, count)
+
+    def answer(self, rank: int, slot: int, rows: int, scored: int = 32) -> Answer:
+        random = np.random.default_rng([rank, slot, rows])
+        targets = random.integers(0, self.shape.vocab_size, rows * scored).astype(np.uint16)
+        answer = Answer(rank, slot, rows, scored, targets)
+        logits = self.logits(answer)
+        logits[:] = random.normal(0, 4, logits.shape)
+        return answer
+
+    def logits(self, answer: Answer) -> np.ndarray:
+        return answer.logits(self.shape, self.segments[answer.rank])
+
+    def close(self) -> None:
+        self.workers.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
+
+@pytest.fixture
+def crew() -> Iterator[type[Crew]]:
+    made: list[Crew] = []
+
+    def make(count: int) -> Crew:
+        made.append(Crew(count))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_losses_are_those_of_one_thread(crew, count: int) -> None:
+    at_work = crew(count)
+    for sizes in ([(0, 0, 128)], [(0, 0, 1)], [(0, 0, 128), (1, 1, 77), (1, 0, 3)], [(0, 1, 2), (1, 1, 128)]):
+        answers = [at_work.answer(*size) for size in sizes]
+        found = at_work.workers.commit(answers)
+        for answer, losses in zip(answers, found, strict=True):
+            assert (losses == nats.token_nats(at_work.logits(answer), answer.targets)).all()
+
+
+def test_parts_are_nearly_equal_and_cover_everything(crew) -> None:
+    at_work = crew(3)
+    answers = [at_work.answer(0, 0, 128), at_work.answer(0, 1, 5), at_work.answer(1, 0, 100)]
+    shares = at_work.workers._cut(answers)
+    sizes = [sum(rows.stop - rows.start for _, rows in share) for share in shares]
+    assert len(sizes) == 3
+    assert max(sizes) - min(sizes) <= 3
+    for number, answer in enumerate(answers):
+        covered = [place for share in shares for one, rows in share if one == number for place in range(512 * 32)[rows]]
+        assert covered == list(range(len(answer.targets)))
+    assert len(at_work.workers._cut([at_work.answer(0, 0, 2)])) == 1, "waking a second one would take longer"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_violation_in_any_worker_is_the_violation(crew, rank: int) -> None:
+    at_work = crew(2)
+    answers = [at_work.answer(0, 0, 128), at_work.answer(1, 0, 128)]
+    at_work.logits(answers[rank])[-1, -1] = np.nan
+    with pytest.raises(Violation) as caught:
+        at_work.workers.commit(answers)
+    assert caught.value.reason is Reason.SCORE_NOT_FINITE
+    assert "NaN" in caught.value.text
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_lost_worker_is_the_referee_s_error(crew, how: signal.Signals) -> None:
+    at_work = crew(2)
+    at_work.workers.commit([at_work.answer(0, 0, 128)])
+    at_work.workers._processes[1].send_signal(how)
+    at_work.workers._processes[1].wait()
+    with pytest.raises(RefereeError, match="worker of the scorer was lost"):
+        at_work.workers.commit([at_work.answer(0, 0, 128)])
+
+
+def test_a_stopped_worker_is_the_referee_s_error(crew, monkeypatch) -> None:
+    monkeypatch.setattr("harness.scoring.workers.PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("harness.scoring.workers.END_SECONDS", 0.1)
+    at_work = crew(1)
+    at_work.workers._processes[0].send_signal(signal.SIGSTOP)
+    with pytest.raises(RefereeError, match="does not answer"):
+        at_work.workers.commit([at_work.answer(0, 0, 1)])
+    at_work.workers.close()
+    assert at_work.workers._processes[0].returncode is not None
+
+
+def test_workers_end_with_a_harness_that_is_killed() -> None:
+    """They sit in another session, and hear of it only because the channel closes."""
+    program = (
+        "import os, sys, time\n"
+        "from harness.scoring import wire\n"
+        "from harness.scoring.workers import Workers\n"
+        "shape = wire.Hello(vocab_size=16, window=4, stride=2, batch=1, slots=1)\n"
+        "descriptor = os.memfd_create('logits')\n"
+        "os.ftruncate(descriptor, shape.logit_bytes)\n"
+        "workers = Workers(shape, [descriptor], 2)\n"
+        "print(*[process.pid for process in workers._processes], flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        descriptors = [os.pidfd_open(int(pid)) for pid in process.stdout.readline().split()]
+        process.kill()
+    assert len(descriptors) == 2
+    for descriptor in descriptors:
+        assert select.select([descriptor], [], [], 20)[0], "a worker outlives its harness"
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_whole_stream_is_scored_the_same_with_workers(stage, ranks: int) -> None:
+    tokens, found = stream(1_001), []
+    for workers in (0, 2):
+        at_work = stage(tokens, workers=workers)
+        hellos = [
+            wire.Hello(**{**HELLO, "window": 16, "stride": 8, "batch": 4, "rank": rank, "world_size": ranks})
+            for rank in range(ranks)
+        ]
+        at_work.serve(lambda path, hello: serve(path, hello, random_model), hellos)
+        found.append(at_work.score().nats)
+    assert np.isfinite(found[0]).all()
+    assert (found[0] == found[1]).all()
+
+
+def test_small_streams_need_no_worker() -> None:
+    assert worth_starting(139_095, 1024) == 0
+    cores = len(os.sched_getaffinity(0))
+    assert worth_starting(62_021_846, 1024) == (min(MOST_WORKERS, cores) if cores > 1 else 0)
