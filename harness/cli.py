@@ -91,10 +91,11 @@ def doctor(
     """
     if data and not rules:
         raise typer.BadParameter("--data needs --rules, which say what the data must be")
+    asked = load_rules(rules).rules if rules else None
     machine = survey()
     found = checks.inspect(out, attack=attack, machine=machine)
-    if rules:
-        found += preflight(load_rules(rules).rules, data, out, machine=machine)
+    if asked:
+        found += preflight(asked, data, out, machine=machine)
     table = Table(show_header=False, box=None)
     for check in found:
         cost = f" -- {check.cost}" if check.cost and not check.ok else ""
