@@ -16,6 +16,9 @@ from rich.table import Table
 
 from harness import doctor as checks
 from harness.errors import EnvironmentMissing, ExitCode, InputError, RefereeError
+from harness.machine import free_bytes, survey
+from harness.preflight import preflight
+from harness.rules import load_rules
 
 TYPER_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 DEMO_DATA = Path("data/demo")
@@ -74,6 +77,8 @@ def demo(
 
 @app.command()
 def doctor(
+    rules: Annotated[str, typer.Option("--rules", help="Check what this rule set asks of the machine, too.")] = "",
+    data: Annotated[Path | None, typer.Option("--data", help="With --rules: whether this data fits them.")] = None,
     out: OutOption = Path("runs"),
     attack: Annotated[
         bool, typer.Option("--attack", help="Attack the sandbox from inside, and show every answer.")
@@ -81,16 +86,23 @@ def doctor(
 ) -> None:
     """Check this machine: what is missing, and what that costs.
 
-    Exit code 0 if a PASS is possible here, 2 if UNPROVEN is the best verdict, 69 if nothing can be run.
+    Exit code 0 if a PASS is possible here, 2 if UNPROVEN is the best verdict, 69 if nothing can be run; with --rules,
+    under these rules and with this data.
     """
-    found = checks.inspect(out, attack=attack)
+    if data and not rules:
+        raise typer.BadParameter("--data needs --rules, which say what the data must be")
+    asked = load_rules(rules).rules if rules else None
+    machine = survey()
+    found = checks.inspect(out, attack=attack, machine=machine)
+    if asked:
+        found += preflight(asked, data, out, machine=machine)
     table = Table(show_header=False, box=None)
     for check in found:
         cost = f" -- {check.cost}" if check.cost and not check.ok else ""
         table.add_row("[green]ok[/]" if check.ok else "[red]missing[/]", check.name, escape(f"{check.detail}{cost}"))
     console.print(table)
     costs = {check.cost for check in found if not check.ok}
-    if checks.Cost.NO_RUN in costs:
+    if costs & {checks.Cost.NO_RUN, checks.Cost.NOT_THESE_RULES, checks.Cost.NO_DATA}:
         raise typer.Exit(ExitCode.ENVIRONMENT)
     raise typer.Exit(ExitCode.UNPROVEN if checks.Cost.NO_PASS in costs else ExitCode.PASS)
 
@@ -137,14 +149,14 @@ def _run(rules_name: str, submission: Path, data: Path, seeds_text: str, sandbox
     from harness.evidence.record import Verdict
     from harness.progress import ConsoleObserver, print_record
     from harness.referee import RECORD, RunRequest, run_record
-    from harness.rules import load_rules
 
     rules = load_rules(rules_name)
     seeds = parse_seeds(seeds_text) or rules.rules.seeds.default
     backend = _sandbox(sandbox_name)
-    checks.require_hardware(rules.rules)
-    found = checks.inspect(out)
-    missing_witnesses = checks.require(found)
+    machine = survey()
+    missing_witnesses = checks.require(preflight(rules.rules, data, out, machine=machine, seeds=len(seeds)))
+    found = checks.inspect(out, machine=machine)
+    missing_witnesses += checks.require(found)
     request = RunRequest(
         rules=rules,
         submission=submission,
@@ -154,7 +166,7 @@ def _run(rules_name: str, submission: Path, data: Path, seeds_text: str, sandbox
         sandbox=backend,
         monitored=next(check.ok for check in found if check.name == checks.ACCESS_MONITOR),
         missing_witnesses=missing_witnesses,
-        environment=checks.environment(),
+        environment={**checks.environment(machine), "disk_free_bytes": free_bytes(out)[0]},
     )
     console.print(f"rules {rules.rules.name}: {escape(rules.rules.description)}")
     for text in missing_witnesses:

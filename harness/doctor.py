@@ -1,5 +1,5 @@
 """The self-check that any host can run: what is here, what is missing, and what that costs. `record` and the tests use
-the same checks.
+the same checks. What particular rules ask of the machine is in `preflight.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,10 +21,9 @@ from pathlib import Path
 from harness.access import AccessMonitor
 from harness.attack import UNFINISHED, run_attacks
 from harness.data.shards import write_atomically
-from harness.errors import EnvironmentMissing, RefereeError
-from harness.gpus import gpu_names
+from harness.errors import EnvironmentMissing, InputError, RefereeError
+from harness.machine import Facts, Machine, free_bytes, survey
 from harness.registry import Registration, default_directory
-from harness.rules import Rules
 from harness.sandbox import SMALL, SandboxSpec
 from harness.sandbox.bubblewrap import BubblewrapSandbox, find_bwrap
 
@@ -39,6 +37,9 @@ class Cost(StrEnum):
 
     NOTHING = ""
     NO_RUN = "nothing can be run"
+    NOT_THESE_RULES = "these rules cannot be run here"
+    NO_DATA = "no run with this data"
+    NO_LIMIT = "nothing enforces these limits; the evidence says so"
     NO_PASS = "PASS is impossible, the best verdict is UNPROVEN"
     NO_SUBMISSION = "this repository's submission cannot run"
 
@@ -53,11 +54,12 @@ class Check:
     cost: Cost = Cost.NOTHING
 
 
-def inspect(out: Path = Path("runs"), *, attack: bool = False) -> list[Check]:
-    """Run every check; takes about a second. `out`: where run directories would go.
+def inspect(out: Path = Path("runs"), *, attack: bool = False, machine: Machine | None = None) -> list[Check]:
+    """Run every check; takes about a second. `out`: where run directories would go. machine: what has been found.
 
     attack: attack the sandbox from inside even if nothing has changed since that was last done, and list every answer.
     """
+    machine = machine or survey()
     checks = [
         _check_python(),
         _check_bubblewrap(),
@@ -69,9 +71,9 @@ def inspect(out: Path = Path("runs"), *, attack: bool = False) -> list[Check]:
         Check(
             "processor",
             True,
-            f"{len(os.sched_getaffinity(0))} cores, {_memory_bytes() / 1e9:.1f} GB memory, {_processor_name()}",
+            f"{len(os.sched_getaffinity(0))} cores, {machine.memory_bytes / 1e9:.1f} GB memory, {_processor_name()}",
         ),
-        Check("GPUs", True, ", ".join(gpu_names()) or "none"),
+        Check("GPUs", True, str(machine.gpus)),
     ]
     if any(not check.ok and check.cost is Cost.NO_RUN for check in checks):
         return checks  # without a sandbox there is nothing to attack
@@ -79,40 +81,28 @@ def inspect(out: Path = Path("runs"), *, attack: bool = False) -> list[Check]:
 
 
 def require(checks: list[Check]) -> list[str]:
-    """What makes a PASS impossible, as sentences; raises EnvironmentMissing if nothing can be run at all."""
+    """What makes a PASS impossible, as sentences; raises EnvironmentMissing if nothing can be run, at all or under the
+    rules that were checked, InputError if nothing can be run with this data.
+    """
     for check in checks:
-        if not check.ok and check.cost is Cost.NO_RUN:
+        if not check.ok and check.cost in (Cost.NO_RUN, Cost.NOT_THESE_RULES):
             raise EnvironmentMissing(f"{check.name}: {check.detail}")
+        if not check.ok and check.cost is Cost.NO_DATA:
+            raise InputError(check.detail)
     return [f"{check.name}: {check.detail}" for check in checks if not check.ok and check.cost is Cost.NO_PASS]
 
 
-def require_hardware(rules: Rules) -> None:
-    """Raise EnvironmentMissing, with what was found, if the machine does not have the GPUs that the rules name."""
-    if rules.hardware.gpus == 0:
-        return
-    names = gpu_names()
-    fitting = [name for name in names if rules.hardware.gpu_name in name]
-    if len(fitting) < rules.hardware.gpus:
-        raise EnvironmentMissing(
-            f"rules {rules.name} need {rules.hardware.gpus}x {rules.hardware.gpu_name}; "
-            f"found {', '.join(names) or 'no GPU'}; "
-            "`harness demo` runs on a CPU"
-        )
-
-
-def environment() -> dict[str, str | int | float | bool | None]:
+def environment(machine: Machine | None = None) -> Facts:
     """Facts about this machine for record.json. What the harness reads itself; nothing that a submission says."""
-    facts: dict[str, str | int | float | bool | None] = {
-        "kernel": platform.release(),
+    facts: Facts = {
         "system": _system_name(),
         "machine": platform.machine(),
         "processor": _processor_name(),
         "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": _memory_bytes(),
         "python": platform.python_version(),
         "root": os.geteuid() == 0,
-        "gpus": ", ".join(gpu_names()),
         "harness": _version("parameter-golf-harness"),
+        **(machine or survey()).facts(),
     }
     for package in ("torch", "numpy", "sentencepiece", "safetensors"):
         facts[package] = _version(package)
@@ -251,8 +241,7 @@ def _check_fanotify() -> Check:
 
 
 def _check_disk(out: Path) -> Check:
-    place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
+    free, place = free_bytes(out)
     text = f"{free / 1e9:.1f} GB free under {place}"
     return Check(
         "disk", free >= MINIMUM_FREE_BYTES, f"{text} ({MINIMUM_FREE_BYTES / 1e9:g} GB are needed)", Cost.NO_RUN
@@ -269,10 +258,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _first_line(path: str, prefix: str, cut: Callable[[str], str]) -> str:

@@ -30,7 +30,7 @@ from harness.checkpoint import canonical_checkpoint, most_bytes
 from harness.clock import PhaseClock
 from harness.contestant import Contestant, load_contestant
 from harness.data.documents import read_documents
-from harness.data.manifest import FileFacts, Manifest, verify
+from harness.data.manifest import FileFacts, Manifest, require_fit, verify
 from harness.data.overlap import Overlap, measure_once
 from harness.data.shards import read_shard, write_atomically
 from harness.data.slices import BLOCK_BYTES, find_slice
@@ -183,21 +183,9 @@ def load_dataset(directory: Path, rules: Rules, kept: Path, observer: Observer) 
     rules want. `kept`: the user's own directory for what need not be measured twice.
     """
     manifest = Manifest.load(directory)
+    require_fit(manifest, directory, rules)
     observer.note(f"data: checking {len(manifest.entries())} files of {directory}")
     files = verify(directory, manifest)
-    if manifest.vocab_size != rules.data.vocab_size:
-        raise InputError(
-            f"{directory}: its vocabulary has {manifest.vocab_size} tokens; rules {rules.name} want "
-            f"{rules.data.vocab_size}"
-        )
-    wanted = rules.data.tokenizer_sha256
-    if wanted and manifest.tokenizer.sha256 != wanted:
-        raise InputError(f"{directory}: its tokenizer is {manifest.tokenizer.sha256}; rules {rules.name} want {wanted}")
-    val_tokens = sum(shard.tokens for shard in manifest.val)
-    if rules.data.val_tokens not in (0, val_tokens):
-        raise InputError(
-            f"{directory}: its val split has {val_tokens:,} tokens; rules {rules.name} want {rules.data.val_tokens:,}"
-        )
     by_role: dict[str, list[Path]] = {}
     for facts in files:
         by_role.setdefault(facts.role, []).append(facts.path)

@@ -68,6 +68,7 @@ class SandboxLimits(Table):
 class Hardware(Table):
     gpus: Count
     gpu_name: str
+    gpu_free_bytes: Count
     exclusive: bool
 
 

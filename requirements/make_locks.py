@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).parent
-CUDA_ONLY = re.compile(r"(nvidia|cuda)-|triton==")
+CUDA_ONLY = re.compile(r"(nvidia-(?!ml-py==)|cuda-)|triton==")  # nvidia-ml-py is the harness's, and asks for GPUs
 
 
 def main() -> None:

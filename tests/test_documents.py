@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
 
+from nvml import Card, FakeNvml
 from support import TESTS
 
+from harness.doctor import environment
 from harness.errors import Reason
 from harness.evidence.record import json_schema
+from harness.gpus import find_gpus
+from harness.machine import survey
 
 DOCS = TESTS.parent / "docs"
 
@@ -58,3 +63,14 @@ def test_every_rule_key_is_explained():
         if isinstance(keys, dict) and table not in ("prepare", "significance"):
             for key in keys:
                 assert f"`{key}`" in text or f"`{table}.{key}`" in text, f"{table}.{key}"
+
+
+def test_every_fact_of_the_environment_is_explained():
+    """With two GPUs that this machine need not have; `gpu0_` and `gpu1_` are `gpuN_` in the document."""
+    gpus = find_gpus(FakeNvml([Card(), Card()]))
+    facts = environment(dataclasses.replace(survey(), gpus=gpus))
+    section = (DOCS / "evidence.md").read_text().partition("\n## environment\n")[2]
+    rows = re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)
+    documented = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    added_by_the_run = {"disk_free_bytes", "other_runs_seen"}
+    assert {re.sub(r"^gpu\d+_", "gpuN_", key) for key in facts} == documented - added_by_the_run

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from harness.data.shards import map_shard, read_header, shard_bytes, write_atomically
 from harness.errors import InputError
+from harness.rules import Rules
 
 MANIFEST_NAME = "manifest.json"
 MAXIMUM_MANIFEST_BYTES = 1_000_000
@@ -117,6 +118,11 @@ class Manifest(_Part):
         ]
 
     @property
+    def val_tokens(self) -> int:
+        """Of the whole val stream."""
+        return sum(shard.tokens for shard in self.val)
+
+    @property
     def sha256(self) -> str:
         """Of the bytes of the file it was loaded from, or else of the file that `write` would make."""
         return hashlib.sha256(self._source or self.to_json()).hexdigest()
@@ -152,6 +158,23 @@ class Manifest(_Part):
             _check_size(_regular_status(directory / entry.file), entry, directory)
         manifest._source = source
         return manifest
+
+
+def require_fit(manifest: Manifest, directory: Path, rules: Rules) -> None:
+    """Raise InputError if this is not the data that the rules want, by what the manifest says of it."""
+    if manifest.vocab_size != rules.data.vocab_size:
+        raise InputError(
+            f"{directory}: its vocabulary has {manifest.vocab_size} tokens; rules {rules.name} want "
+            f"{rules.data.vocab_size}"
+        )
+    wanted = rules.data.tokenizer_sha256
+    if wanted and manifest.tokenizer.sha256 != wanted:
+        raise InputError(f"{directory}: its tokenizer is {manifest.tokenizer.sha256}; rules {rules.name} want {wanted}")
+    if rules.data.val_tokens not in (0, manifest.val_tokens):
+        raise InputError(
+            f"{directory}: its val split has {manifest.val_tokens:,} tokens; rules {rules.name} want "
+            f"{rules.data.val_tokens:,}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,10 @@ class Hierarchy:
 
 def hierarchies(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Hierarchy]:
     """The writable hierarchies that offer any of CONTROLLERS, and version 2 even without them, for its cgroup.kill."""
+    return [hierarchy for hierarchy in _mounted(mountinfo) if os.access(hierarchy.root, os.W_OK)]
+
+
+def _mounted(mountinfo: Path) -> list[Hierarchy]:
     found = []
     for line in mountinfo.read_text().splitlines():
         fields = line.split()
@@ -44,7 +48,25 @@ def hierarchies(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Hierarch
             found.append(Hierarchy(root, 2, frozenset(offered) & frozenset(CONTROLLERS)))
         elif kind == "cgroup" and (offered := frozenset(options) & frozenset(CONTROLLERS)):
             found.append(Hierarchy(root, 1, offered))
-    return [hierarchy for hierarchy in found if os.access(hierarchy.root, os.W_OK)]
+    return found
+
+
+def memory_limit_bytes(
+    mountinfo: Path = Path("/proc/self/mountinfo"), own: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """How much memory the control groups that this process is in leave to it, such as a container's; None: no limit."""
+    limits = []
+    for hierarchy in _mounted(mountinfo):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if ("memory" if hierarchy.version == 1 else "") not in controllers.split(","):
+                continue
+            group = hierarchy.root / path.lstrip("/")
+            name = "memory.max" if hierarchy.version == 2 else "memory.limit_in_bytes"
+            for place in (group, *group.parents):  # the tightest of all that it is in
+                if place.is_relative_to(hierarchy.root) and (place / name).exists():
+                    limits.append((place / name).read_text().strip())
+    return min((int(limit) for limit in limits if limit != "max"), default=None)
 
 
 class PhaseCgroup:

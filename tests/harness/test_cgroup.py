@@ -53,3 +53,22 @@ def test_what_is_limited_is_what_is_offered(version, controllers, monkeypatch, t
     if version == 2 and controllers:
         enabled = (tmp_path / FOLDER / "cgroup.subtree_control").read_text()
         assert enabled == " ".join(f"+{controller}" for controller in sorted(controllers))
+
+
+@pytest.mark.parametrize(("version", "name"), [(1, "memory.limit_in_bytes"), (2, "memory.max")])
+def test_the_tightest_memory_limit_around_the_harness_counts(version, name, tmp_path):
+    """On a directory that stands for a hierarchy: the harness is in a group inside a container's."""
+    inner = tmp_path / "container" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / "cgroup.controllers").write_text("memory\n")
+    kind, options = ("cgroup2", "rw") if version == 2 else ("cgroup", "rw,memory")
+    mountinfo, own = tmp_path / "mountinfo", tmp_path / "own"
+    mountinfo.write_text(f"30 25 0:27 / {tmp_path} rw,nosuid - {kind} cgroup {options}\n")
+    own.write_text(f"7:pids:/elsewhere\n{'0:' if version == 2 else '4:memory'}:/container/inner\n")
+    assert cgroup.memory_limit_bytes(mountinfo, own) is None
+    (inner / name).write_text("max\n" if version == 2 else "9223372036854771712\n")
+    (inner.parent / name).write_text("5000\n")
+    (tmp_path / name).write_text("70000\n")
+    assert cgroup.memory_limit_bytes(mountinfo, own) == 5000
+    own.write_text(f"{'0:' if version == 2 else '4:memory'}:/\n")
+    assert cgroup.memory_limit_bytes(mountinfo, own) == 70000

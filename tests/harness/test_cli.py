@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -22,6 +23,8 @@ from harness import cli
 from harness.doctor import Check, Cost
 from harness.errors import ExitCode, InputError, RefereeError
 from harness.evidence.record import Record, Verdict
+from harness.machine import survey
+from harness.sandbox.cgroup import CONTROLLERS
 
 REPOSITORY = TESTS.parent
 MINIMAL = TESTS / "honest" / "minimal"
@@ -47,7 +50,7 @@ def command(monkeypatch, capsys, machine):
 
     def run(*arguments: str | Path, found: list[Check] = machine) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["harness", *map(str, arguments)])
-        monkeypatch.setattr(cli.checks, "inspect", lambda out=None, attack=False: found)
+        monkeypatch.setattr(cli.checks, "inspect", lambda out=None, attack=False, machine=None: list(found))
         monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -87,7 +90,7 @@ def test_the_commands_and_their_options_are_these() -> None:
     expected = {
         "record": ["--rules", "--submission", "--data", *run],
         "demo": ["--submission=submission", "--data=data/demo", *run],
-        "doctor": ["--out=runs", "--attack=False"],
+        "doctor": ["--rules=", "--data=None", "--out=runs", "--attack=False"],
         "data demo": ["--out=data/demo"],
         "data verify": ["--data=data/demo"],
     }
@@ -138,6 +141,7 @@ def test_the_exit_codes_are_in_the_help_and_are_these(command) -> None:
         (["data"], ""),
         (["data", "nonsense"], "nonsense"),
         (["doctor", "--out"], "--out"),
+        (["doctor", "--data", "x"], "--rules"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
@@ -171,7 +175,7 @@ def test_usage_errors(command, arguments: list[str], named: str, monkeypatch, tm
         ({"submission": "{tmp}/empty"}, 65, "submission.toml"),
         ({"submission": str(TESTS / "toy.toml")}, 65, "submission.toml"),
         ({"rules": "demo"}, 65, "1024"),
-        ({"out": "/proc/nowhere"}, 65, "--out"),
+        ({"out": "/proc/nowhere"}, 69, "--out"),  # where nothing is free
         ({"out": str(TESTS / "toy.toml")}, 65, "--out"),
     ],
     ids=str,
@@ -270,6 +274,45 @@ def test_doctor_s_exit_code_follows_from_what_is_missing(command, costs, code) -
         assert cost.value.split(",")[0] in " ".join(said.split())
 
 
+@pytest.mark.parametrize(
+    ("rules", "data", "code", "named"),
+    [
+        ("toy", True, 0, "toy: data"),
+        ("toy", False, 0, "control groups"),
+        ("record", False, 69, "record: GPUs"),
+        ("demo", True, 69, "1024"),
+    ],
+)
+def test_doctor_tells_what_rules_and_data_ask_for(command, monkeypatch, toy_data, tmp_path, rules, data, code, named):
+    """Whatever the machine of the tests is: it has no eight H100, or this test must learn of them."""
+    monkeypatch.setattr(cli, "survey", lambda: dataclasses.replace(survey(), controllers=CONTROLLERS))
+    name = TESTS / "toy.toml" if rules == "toy" else rules
+    arguments = ["--rules", name, *(["--data", toy_data] if data else []), "--out", tmp_path]
+    ended, said, _ = command("doctor", *arguments, found=[Check("fine", True, "here", Cost.NO_RUN)])
+    assert ended == code
+    words = " ".join(said.split())
+    for text in ("fine here", named, "memory", "disk", "kernel", "image not in a container image"):
+        assert text in words
+    assert (tmp_path / "runs").exists() is False
+    assert list(tmp_path.iterdir()) == [], "nothing is made"
+
+
+def test_hardware_that_is_missing_is_told_before_the_data_or_the_submission_is_touched(command, monkeypatch, tmp_path):
+    """Not even looked at: a run on 8 GPUs is refused before it costs an hour of hashing."""
+
+    def touched(*_, **__):
+        raise AssertionError("the run was begun")
+
+    monkeypatch.setattr("harness.referee.run_record", touched)
+    monkeypatch.setattr(cli.checks, "inspect", touched)
+    code, said, complaint = command(*options(tmp_path / "data", tmp_path / "runs", rules="record", submission=tmp_path))
+    assert (code, said) == (ExitCode.ENVIRONMENT, "")
+    assert re.fullmatch(
+        r"harness: record: GPUs: 8x H100 are needed; found .*; `harness demo` runs on a CPU\n", complaint
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- for real
 
 
@@ -286,6 +329,8 @@ def test_pass_ends_with_0_and_says_where_the_evidence_is(toy_data, tmp_path) -> 
     record = Record.model_validate_json(found.read_text())
     assert [seed.seed for seed in record.seeds] == [7]
     assert record.environment["root"] is True
+    assert record.environment["kernel_fanotify"] is True
+    assert record.environment["disk_free_bytes"] > 0
     assert f"{record.seeds[0].val_bpb:.5f}" in ended.stdout
     assert "claimed" in ended.stdout or "train_loss" not in ended.stdout
     assert ended.stdout.rstrip().splitlines()[-2].strip() == "PASS"

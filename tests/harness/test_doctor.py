@@ -10,10 +10,8 @@ import pytest
 
 from harness import doctor
 from harness.attack import UNFINISHED, AttackResult
-from harness.doctor import Check, Cost, require, require_hardware
-from harness.errors import EnvironmentMissing, RefereeError
-from harness.gpus import device_nodes, gpu_names
-from harness.rules import load_rules
+from harness.doctor import Check, Cost, require
+from harness.errors import EnvironmentMissing, InputError, RefereeError
 
 
 @pytest.mark.sandbox
@@ -41,36 +39,11 @@ def test_what_makes_a_pass_impossible_is_told_and_the_rest_is_not() -> None:
     assert require(checks) == ["witness: gone"]
 
 
-def test_rules_without_gpus_need_none_and_rules_with_gpus_name_them(monkeypatch) -> None:
-    require_hardware(load_rules("demo").rules)
-    record = load_rules("record").rules
-    for names, enough in (
-        ([], False),
-        (["NVIDIA H100 80GB HBM3"] * 7, False),
-        (["NVIDIA H100 80GB HBM3"] * 8, True),
-        (["NVIDIA H100 80GB HBM3"] * 7 + ["NVIDIA A100"], False),
-        (["NVIDIA A100"] * 8, False),
-    ):
-        monkeypatch.setattr(doctor, "gpu_names", lambda names=names: names)
-        if enough:
-            require_hardware(record)
-        else:
-            with pytest.raises(EnvironmentMissing, match="8x H100"):
-                require_hardware(record)
-
-
-def test_gpus_are_read_from_the_driver(tmp_path: Path) -> None:
-    for bus, text in (("0000:b0", "Model: \t\t NVIDIA H100\nIRQ: 5\n"), ("0000:a0", "Model: NVIDIA A100\n"), ("x", "")):
-        (tmp_path / bus).mkdir()
-        (tmp_path / bus / "information").write_text(text)
-    assert gpu_names(tmp_path) == ["NVIDIA A100", "NVIDIA H100", "unknown"]
-    assert gpu_names(tmp_path / "nothing") == []
-
-
-def test_only_character_devices_count_as_gpu_nodes(tmp_path: Path) -> None:
-    (tmp_path / "nvidia0").write_text("a plain file")
-    (tmp_path / "nvidia-caps").mkdir()
-    assert device_nodes(tmp_path) == []
+def test_what_stops_one_set_of_rules_or_one_data_directory_has_its_own_error() -> None:
+    with pytest.raises(EnvironmentMissing, match="GPUs: none"):
+        require([Check("GPUs", False, "none", Cost.NOT_THESE_RULES)])
+    with pytest.raises(InputError, match=r"^another vocabulary$"):
+        require([Check("data", False, "another vocabulary", Cost.NO_DATA)])
 
 
 def test_a_missing_bubblewrap_is_noticed_and_says_how_to_get_it(monkeypatch) -> None:
@@ -163,6 +136,8 @@ def test_the_environment_is_facts_for_a_record() -> None:
     assert facts["root"] == (os.geteuid() == 0)
     assert facts["cores"] == len(os.sched_getaffinity(0))
     assert facts["memory_bytes"] > 1 << 28
+    assert facts["kernel"] == os.uname().release
+    assert {"gpus", "gpus_absent", "kernel_fanotify", "cgroup_controllers", "image_revision"} <= set(facts)
     assert facts["python"].startswith("3.")
     assert all(value is None or isinstance(value, (str, int, float, bool)) for value in facts.values())
     assert not any(str(Path.home()) in str(value) for value in facts.values()), "nothing personal"

@@ -916,6 +916,7 @@ def test_a_record_that_has_no_room_is_no_record(referee, submission, small_disk,
 
     monkeypatch.setattr(referee_module, "write_atomically", write)
     monkeypatch.setattr(doctor, "MINIMUM_FREE_BYTES", 0)
+    monkeypatch.setattr("harness.preflight.disk_bytes", lambda *_: 0)  # it would not let the run begin
     monkeypatch.setattr(sys, "argv", command(referee.data, submission, referee.out)[2:])
     printed = io.StringIO()
     monkeypatch.setattr(cli, "errors", Console(file=printed, width=10_000))

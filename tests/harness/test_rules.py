@@ -145,6 +145,7 @@ def test_a_number_in_quotes_or_a_truth_value_is_no_number(tmp_path, key: str) ->
         ("limits.processes", "0"),
         ("limits.threads", "-1"),
         ("hardware.gpus", "-1"),
+        ("hardware.gpu_free_bytes", "1.5"),
         ("data.vocab_size", "65537"),
         ("data.tokenizer_sha256", '"abc"'),
         ("data.tokenizer_sha256", f'"{"A" * 64}"'),
