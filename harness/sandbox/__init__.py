@@ -164,7 +164,7 @@ class RunningSandbox(Protocol):
 
 
 class Sandbox(Protocol):
-    """A back-end. str() of it says which version of what it is: the self-test's outcome holds for that."""
+    """A back-end. str() of it says which version of what it is."""
 
     name: str
     # Kinds of namespaces whose inodes all its sandboxes share, so that locks and watches there could signal between two
@@ -173,6 +173,9 @@ class Sandbox(Protocol):
 
     def environment(self) -> dict[str, str]:
         """The whole environment of a command, but for what its spec adds."""
+
+    def fingerprint(self) -> str:
+        """Changes with whatever its walls depend on, but for kernel and harness."""
 
     def facts(self) -> dict[str, str]:
         """What a record says of it."""

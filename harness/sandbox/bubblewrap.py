@@ -9,6 +9,7 @@ user's own (docs/threat-model.md says what that costs)."""
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import select
@@ -168,6 +169,9 @@ class BubblewrapSandbox:
 
     def environment(self) -> dict[str, str]:
         return environment()
+
+    def fingerprint(self) -> str:
+        return f"{self.name} {hashlib.sha256(Path(self.bwrap).read_bytes()).hexdigest()}"
 
     def facts(self) -> dict[str, str]:
         return {"sandbox": self.name, "sandbox_engine": str(self)}

@@ -36,6 +36,7 @@ from harness.sandbox import (
     Walls,
     base_environment,
 )
+from harness.sandbox.backends import DEFAULT_IMAGE, own_container
 from harness.sandbox.facts import (
     children_of,
     confinement_of,
@@ -48,7 +49,6 @@ from harness.sandbox.facts import (
 from harness.sandbox.seccomp import filter_program
 
 INIT = Path(__file__).with_name("init.py")
-DEFAULT_IMAGE = "parameter-golf:cpu"
 PYTHON = "/opt/venv/bin/python"  # in the image, as are the next
 PROJECT = "/opt/parameter-golf"  # the harness's own code, which no phase sees
 IMAGE_TREES = ("/bin", "/boot", "/etc", "/home", "/lib", "/opt/venv", "/root", "/sbin", "/srv", "/usr", "/var", "/wire")
@@ -85,15 +85,6 @@ class HostPaths:
             f"{real} lies inside the harness's own container, where no other container can see it; put it on a volume "
             f"(there are: {volumes})"
         )
-
-
-def own_container(mountinfo: Path = Path("/proc/self/mountinfo")) -> str | None:
-    """Id of the container that this process runs in, by where its /etc/hostname comes from; None on a host."""
-    for line in mountinfo.read_text().splitlines():
-        fields = line.split()
-        if fields[4] == "/etc/hostname" and (found := re.search(r"/containers/([0-9a-f]{64})/hostname$", fields[3])):
-            return found[1]
-    return None
 
 
 def connect() -> docker.DockerClient:
@@ -149,6 +140,9 @@ class DockerSandbox:
     def environment(self) -> dict[str, str]:
         return base_environment(PYTHON)
 
+    def fingerprint(self) -> str:
+        return f"{self.name} {self._engine} {self.image}"
+
     def facts(self) -> dict[str, str]:
         return {"sandbox": self.name, "sandbox_engine": self._engine, "sandbox_image": self.image}
 
@@ -162,13 +156,13 @@ class DockerSandbox:
     def reap(self) -> list[str]:
         """Remove the containers of harnesses that are gone."""
         found = []
-        for container in self._client.containers.list(all=True, filters={"label": LABEL}):
-            pid, started = map(int, container.labels[LABEL].split("-"))
+        for container in self._client.api.containers(all=True, filters={"label": LABEL}):
+            pid, started = map(int, container["Labels"][LABEL].split("-"))
             if is_running(pid, started):
                 continue
             with contextlib.suppress(DockerException):  # another start of the harness was faster
-                container.remove(force=True, v=True)
-                found.append(f"removed container {container.name}, left behind by harness process {pid}")
+                self._client.api.remove_container(container["Id"], force=True, v=True)
+                found.append(f"removed container {container['Id'][:12]}, left behind by harness process {pid}")
         return found
 
     def start(self, spec: SandboxSpec) -> DockerRun:
