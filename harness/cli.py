@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -20,8 +20,13 @@ from harness.machine import free_bytes, survey
 from harness.preflight import preflight
 from harness.rules import load_rules
 
+if TYPE_CHECKING:
+    from harness.data.collect import Origin
+
 TYPER_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 DEMO_DATA = Path("data/demo")
+DATA_FOLDER = Path("data")
+CONTEST_REPOSITORY = "willdepueoai/parameter-golf"
 REPOSITORY_SUBMISSION = Path("submission")
 
 app = typer.Typer(
@@ -46,6 +51,11 @@ DataOption = Annotated[Path, typer.Option("--data", help="Data directory (with a
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas. Default: those of the rules.")]
 SandboxOption = Annotated[str, typer.Option("--sandbox", help="Back-end: auto, docker or bubblewrap.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Where run directories go.")]
+VariantOption = Annotated[str, typer.Option("--variant", help="Tokenizer of the published data, such as sp1024.")]
+TrainShardsOption = Annotated[int, typer.Option("--train-shards", min=1, help="How many train shards, from the first.")]
+DataOutOption = Annotated[
+    Path | None, typer.Option("--out", help="Directory to make. Default: data/ and the variant.", show_default=False)
+]
 
 
 @app.command()
@@ -136,6 +146,52 @@ def data_verify(data: DataOption = DEMO_DATA) -> None:
         f"{overlap.repeated:,} word for word, {overlap.mostly_in_train:,} by more than half of their runs of "
         f"{RUN_TOKENS} tokens"
         + (f"; the first at token {overlap.example:,} of val" if overlap.example is not None else "")
+    )
+
+
+@data_app.command("fetch")
+def data_fetch(
+    variant: VariantOption = "sp1024",
+    train_shards: TrainShardsOption = 80,
+    out: DataOutOption = None,
+    repository: Annotated[
+        str, typer.Option("--repository", help="Dataset repository on the Hugging Face hub (HF_ENDPOINT).")
+    ] = CONTEST_REPOSITORY,
+) -> None:
+    """Download the contest's data and check it; what was cut off goes on where it stopped."""
+    from harness.data.hub import HubOrigin
+
+    _collect(HubOrigin(repository), variant, train_shards, out)
+
+
+@data_app.command("import")
+def data_import(
+    folder: Annotated[Path, typer.Argument(help="Folder with the published manifest.json, datasets/ and tokenizers/.")],
+    variant: VariantOption = "sp1024",
+    train_shards: TrainShardsOption = 80,
+    out: DataOutOption = None,
+) -> None:
+    """Copy the contest's data from a folder on this machine, with the same checks; the folder is not changed."""
+    from harness.data.collect import FolderOrigin
+
+    _collect(FolderOrigin(folder), variant, train_shards, out)
+
+
+def _collect(origin: Origin, variant: str, train_shards: int, out: Path | None) -> None:
+    from harness.data.collect import collect
+    from harness.progress import FileProgress
+
+    directory = out or DATA_FOLDER / variant
+    progress = FileProgress(console)
+    try:
+        manifest = collect(origin, directory, variant=variant, train_shards=train_shards, watcher=progress)
+    finally:
+        progress.close()
+    train, val = (sum(shard.tokens for shard in shards) for shards in (manifest.train, manifest.val))
+    console.print(
+        f"{escape(str(directory))}: {train:,} train tokens in {len(manifest.train)} shards; {val:,} val tokens, "
+        f"{manifest.text.val.documents:,} documents, {manifest.text.val.bytes:,} bytes of text "
+        f"(manifest sha256 {manifest.sha256})"
     )
 
 

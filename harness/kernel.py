@@ -19,7 +19,7 @@ from pathlib import Path
 
 from harness.fanotify import PermissionGroup
 from harness.policy import Identity
-from harness.sandbox.bubblewrap import PHASE_UIDS
+from harness.sandbox.facts import PHASE_UIDS
 from harness.sandbox.guard import (
     CLONE_NEWNS,
     CLONE_NEWTIME,

@@ -8,6 +8,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -82,6 +83,50 @@ class ConsoleObserver:
     def close(self) -> None:
         if self._live:
             self._live.stop()
+
+
+class FileProgress:
+    """Shows files on their way: a bar over all of their bytes on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._files = self._size = self._files_done = 0
+        self._last_line = time.monotonic()
+
+    def begin(self, files: int, size: int) -> None:
+        self._files, self._size = files, size
+        self._task = self._progress.add_task(self._title(), total=size)
+        self._progress.start()
+
+    def at(self, position: int) -> None:
+        self._progress.update(self._task, completed=position)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._last_line >= LINE_SECONDS:
+            self._last_line = now
+            self._console.print(f"  {self._title()}: {position:,} of {self._size:,} bytes")
+
+    def done(self, name: str) -> None:
+        self._files_done += 1
+        self._progress.update(self._task, description=self._title())
+
+    def note(self, text: str) -> None:
+        self._console.print(f"  {escape(text)}")
+
+    def close(self) -> None:
+        self._progress.stop()
+
+    def _title(self) -> str:
+        return f"{self._files_done} of {self._files} files"
 
 
 def print_record(record: Record, console: Console) -> None:

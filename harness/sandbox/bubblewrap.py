@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
-import secrets
 import select
 import shutil
 import signal
@@ -26,9 +24,19 @@ from pathlib import Path
 
 from harness.errors import EnvironmentMissing, RefereeError
 from harness.outputs import remove_tree
-from harness.processes import pid_namespace
 from harness.sandbox import Confinement, Mount, SandboxEvent, SandboxSpec, Walls
 from harness.sandbox.cgroup import PhaseCgroup, hierarchies
+from harness.sandbox.facts import (
+    children_of,
+    confinement_of,
+    namespace_of,
+    not_clean,
+    out_no_routes,
+    program_of,
+    read_mount_table,
+    read_mounts,
+    unused_uid,
+)
 from harness.sandbox.guard import mounts_below
 from harness.sandbox.seccomp import filter_program
 
@@ -36,7 +44,6 @@ GUARD = Path(__file__).with_name("guard.py")
 ETC = Path(__file__).with_name("etc")  # the sandbox's own user, group and host names
 WIRE = Path(__file__).parents[1] / "scoring" / "wire.py"
 INSIDE_UID = 1000  # what a sandboxed process sees as its own uid
-PHASE_UIDS = range(1 << 30, 1 << 31)  # host uids of phases; far from any that a system hands out
 PYTHON_INSIDE = "/venv"
 BUILD_SECONDS = 20.0  # bwrap needs a few milliseconds; a machine that needs this long is broken
 EMPTY_SECONDS = 20.0  # a killed sandbox is empty within milliseconds unless a process sits in an uninterruptible sleep
@@ -133,55 +140,6 @@ def bwrap_arguments(bwrap: str, spec: SandboxSpec) -> tuple[list[str | int], lis
     arguments += ["--remount-ro", "/dev", "--remount-ro", "/", "--"]
     program = interpreter() if spec.command[0] == "python" else spec.command[0]
     return [*arguments, program, *spec.command[1:]], sources
-
-
-def unused_uid() -> int:
-    """A host uid from PHASE_UIDS that no process has. Chosen at random, so two runs at once do not meet."""
-    taken = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                taken.add(entry.stat().st_uid)
-            except FileNotFoundError:
-                continue
-    while (uid := secrets.choice(PHASE_UIDS)) in taken:
-        pass
-    return uid
-
-
-def children_of(pid: int) -> list[int]:
-    """Child processes of a process's main thread; raises OSError if it is gone."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _program(pid: int) -> tuple[int, int]:
-    facts = os.stat(f"/proc/{pid}/exe")
-    return facts.st_dev, facts.st_ino
-
-
-def _own_namespace(kind: str) -> int:
-    return os.stat(f"/proc/self/ns/{kind}").st_ino
-
-
-def read_mounts(pid: int) -> list[tuple[str, str, str]]:
-    """The mounts of process `pid` as (mount point, "ro" or "rw", device number of the file system), from the kernel.
-    Empty when the process is gone, and for an instant while bwrap exchanges the root.
-    """
-    try:
-        lines = Path(f"/proc/{pid}/mountinfo").read_bytes().split(b"\n")
-    except OSError:
-        return []
-    mounts = []
-    for line in filter(None, lines):
-        fields = line.split(b" ")
-        target = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), fields[4])  # space is \040 there
-        mounts.append((os.fsdecode(target), fields[5].split(b",")[0].decode(), fields[2].decode()))
-    return mounts
-
-
-def read_mount_table(pid: int) -> dict[str, str]:
-    """Mount points of process `pid` and whether each is "ro" or "rw"; empty as `read_mounts` is."""
-    return {target: mode for target, mode, _ in read_mounts(pid)}
 
 
 def expected_mount_table(spec: SandboxSpec) -> dict[str, str]:
@@ -321,7 +279,7 @@ class BubblewrapRun:
         """Raise RefereeError if a namespace of the sandbox is the harness's own, or if its command runs already: then
         what was executed is not the bwrap that it should be (attack catalogue, S13).
         """
-        ours = [kind for kind in NAMESPACES if os.stat(f"/proc/{init}/ns/{kind}").st_ino == _own_namespace(kind)]
+        ours = [kind for kind in NAMESPACES if namespace_of(init, kind) == namespace_of(os.getpid(), kind)]
         if ours:
             raise RefereeError(f"sandbox for {spec.label}: it has the host's {', '.join(ours)} namespace")
         self._check_that_it_waits(init)
@@ -343,7 +301,7 @@ class BubblewrapRun:
             return None
         if not select.select([self._control], [], [], 0)[0]:
             if self._killed_at and time.monotonic() > self._killed_at + EMPTY_SECONDS:
-                raise RefereeError(self._not_clean())
+                raise RefereeError(not_clean(self.walls, EMPTY_SECONDS))
             return None
         message, _ = self._receive(time.monotonic() + BUILD_SECONDS)
         if message["event"] == "failed":
@@ -355,19 +313,11 @@ class BubblewrapRun:
         init = self.walls.init_pid
         try:
             children = children_of(init)
-            if not children or _program(children[0]) == _program(init):  # bwrap, about to become the command
+            if not children or program_of(children[0]) == program_of(init):  # bwrap, about to become the command
                 return None
-            text = Path(f"/proc/{children[0]}/status").read_text()
-            uid_map = " ".join(Path(f"/proc/{children[0]}/uid_map").read_text().split())
         except OSError:
             return None
-        status = dict(line.split(":", 1) for line in text.splitlines())
-        if not uid_map:  # it ends just now
-            return None
-        capabilities = 0
-        for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
-            capabilities |= int(status[name], 16)
-        return Confinement(f"{capabilities:x}", int(status["Seccomp"]), status["NoNewPrivs"].strip() == "1", uid_map)
+        return confinement_of(children[0])
 
     def peak_memory_bytes(self) -> int | None:
         return self._group.peak_memory_bytes() if self._group else None
@@ -393,7 +343,7 @@ class BubblewrapRun:
         patience = (self._killed_at or 0.0) + EMPTY_SECONDS - time.monotonic()
         if self._init_descriptor >= 0 and not select.select([self._init_descriptor], [], [], max(0.0, patience))[0]:
             self._control.close()  # the guard collects what it can, and the next start of the harness the rest
-            raise RefereeError(self._not_clean())
+            raise RefereeError(not_clean(self.walls, EMPTY_SECONDS))
         self._control.close()  # the guard takes this as the order to leave
         self._guard.wait()
         for descriptor in (self._init_descriptor, self.out_descriptor, self.log_descriptor, *self._counters):
@@ -403,23 +353,6 @@ class BubblewrapRun:
             remove_tree(self._out_directory)
         if self._group and not self._group.remove():
             raise RefereeError("a control group of the sandbox could not be emptied; no further phase may start")
-
-    def _not_clean(self) -> str:
-        """What to say of a sandbox whose processes do not die: nothing can be said about its phase, and whoever is in
-        there may go on one day.
-        """
-        left = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                pid = int(entry.name)  # init only waits for the others
-                if pid != self.walls.init_pid and pid_namespace(pid) == self.walls.pid_namespace:
-                    state = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-                    left.append(f"process {entry.name} (state {state})")
-        who = ", ".join(left[:5]) or f"its init, process {self.walls.init_pid},"
-        return (
-            f"the sandbox is not clean: {who} did not die within {EMPTY_SECONDS:g} s of being killed; "
-            "no further phase may start"
-        )
 
     def _receive(self, deadline: float) -> tuple[dict, list[int]]:
         if not select.select([self._control], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -435,18 +368,3 @@ class BubblewrapRun:
         if not select.select([self.log_descriptor], [], [], 0.1)[0]:
             return ""
         return " | " + os.read(self.log_descriptor, 2000).decode(errors="replace").strip().replace("\n", " | ")
-
-
-def out_no_routes(counters: str) -> int:
-    """OutNoRoutes of a /proc/net/snmp (a line of names, a line of values) or snmp6 (name and value per line) text."""
-    names: list[str] = []
-    for line in counters.splitlines():
-        fields = line.split()
-        if fields[0] == "Ip:":
-            if not names:
-                names = fields
-            else:
-                return int(fields[names.index("OutNoRoutes")])
-        elif fields[0] == "Ip6OutNoRoutes":
-            return int(fields[1])
-    return 0

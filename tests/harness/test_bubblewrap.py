@@ -24,17 +24,14 @@ from harness.errors import RefereeError
 from harness.sandbox import Limits, Mount, SandboxEvent, SandboxSpec
 from harness.sandbox.bubblewrap import (
     INSIDE_UID,
-    PHASE_UIDS,
     PYTHON_INSIDE,
     BubblewrapRun,
     BubblewrapSandbox,
     bwrap_arguments,
     environment,
     expected_mount_table,
-    out_no_routes,
-    read_mount_table,
-    unused_uid,
 )
+from harness.sandbox.facts import PHASE_UIDS, out_no_routes, read_mount_table, unused_uid
 
 pytestmark = pytest.mark.sandbox
 PATIENCE = 20.0

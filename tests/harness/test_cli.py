@@ -87,18 +87,30 @@ def test_the_commands_and_their_options_are_these() -> None:
 
     found = surface(get_command(cli.app))
     run = ["--seeds=", "--sandbox=auto", "--out=runs"]
+    published = ["--variant=sp1024", "--train-shards=80"]
     expected = {
         "record": ["--rules", "--submission", "--data", *run],
         "demo": ["--submission=submission", "--data=data/demo", *run],
         "doctor": ["--rules=", "--data=None", "--out=runs", "--attack=False"],
         "data demo": ["--out=data/demo"],
         "data verify": ["--data=data/demo"],
+        "data fetch": [*published, "--out=None", "--repository=willdepueoai/parameter-golf"],
+        "data import": ["folder", *published, "--out=None"],
     }
     assert {name: found.get(name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["record"], ["demo"], ["doctor"], ["data"], ["data", "demo"], ["data", "verify"]], ids=" ".join
+    "arguments",
+    [
+        [],
+        ["record"],
+        ["demo"],
+        ["doctor"],
+        ["data"],
+        *(["data", name] for name in ("demo", "verify", "fetch", "import")),
+    ],
+    ids=" ".join,
 )
 def test_help_of_every_command(command, arguments: list[str]) -> None:
     code, said, complaint = command(*arguments, "--help")
@@ -142,6 +154,8 @@ def test_the_exit_codes_are_in_the_help_and_are_these(command) -> None:
         (["data", "nonsense"], "nonsense"),
         (["doctor", "--out"], "--out"),
         (["doctor", "--data", "x"], "--rules"),
+        (["data", "fetch", "--train-shards", "0"], "--train-shards"),
+        (["data", "import"], "folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
