@@ -61,10 +61,10 @@ COPY --from=project /opt/parameter-golf /opt/parameter-golf
 COPY --from=project /etc/parameter-golf-image.json /etc/
 ARG BASE_IMAGE
 ARG LOCK_SHA256
-ARG REVISION=unknown
+ARG REVISION=
 ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 LABEL org.opencontainers.image.title="parameter-golf" \
-      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.revision="${REVISION:-unknown}" \
       org.opencontainers.image.base.name="${BASE_IMAGE}" \
       parameter-golf.lock-sha256="${LOCK_SHA256}"
 WORKDIR /workspace
