@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from harness.policy import Opener
 from harness.processes import pid_namespace, start_time
 from harness.registry import Registration
 from harness.sandbox import Limits, Mount, RunningSandbox, Sandbox, SandboxSpec
-from harness.sandbox.bubblewrap import BubblewrapSandbox, environment
+from harness.sandbox.bubblewrap import BubblewrapSandbox
 
 PROBE = Path(__file__).parent / "sandbox" / "probe.py"
 PROBE_SECONDS = 60.0  # it takes one or two; every attack has a limit of its own
@@ -111,9 +111,10 @@ def run_attacks(
         if progress:
             progress(results[-1])
 
+    sandbox = sandbox or BubblewrapSandbox()
     try:
-        with _bait() as bait:
-            _attack(sandbox or BubblewrapSandbox(), bait, add)
+        with _bait(sandbox) as bait:
+            _attack(sandbox, bait, add)
     except (RefereeError, OSError) as error:
         add(UNFINISHED, False, f"{type(error).__name__}: {error}")
     return results
@@ -130,7 +131,7 @@ def _attack(sandbox: Sandbox, bait: Bait, add: Add) -> None:
             bait.monitor.grant(spec.label, running.walls, frozenset({identity(bait.granted)}))
         running.launch()
         _add_lines(_lines(running, 2), add)  # the second says that it waits to be killed
-        _look_from_outside(running, add)
+        _look_from_outside(running, add, frozenset(sandbox.shared_namespaces))
         if bait.monitor:
             _ask_the_monitor(bait, bait.monitor, spec.label, add)
         else:
@@ -207,12 +208,13 @@ def _add_lines(lines: list[str], add: Add) -> None:
         raise RefereeError("the probe printed nothing")
 
 
-def _look_from_outside(running: RunningSandbox, add: Add) -> None:
-    """What the kernel says about every process of the sandbox, now that its command runs."""
+def _look_from_outside(running: RunningSandbox, add: Add, may_share: frozenset[str]) -> None:
+    """What the kernel says about every process of the sandbox, now that its command runs. may_share: namespaces."""
     pids = _processes_of(running)  # they wait, so none of them ends meanwhile
     facts = [_status(pid) for pid in pids]
     ours = {name: os.stat(f"/proc/self/ns/{name}").st_ino for name in NAMESPACES}
     shared = {name for pid in pids for name in NAMESPACES if os.stat(f"/proc/{pid}/ns/{name}").st_ino == ours[name]}
+    shared -= may_share
     add("share a namespace with the host", bool(pids) and not shared, ", ".join(sorted(shared)) or f"{len(pids)} seen")
     for name, key, wanted in (
         ("run without a system call filter", "Seccomp", "2"),
@@ -315,7 +317,7 @@ def _kill(running: RunningSandbox, add: Add) -> None:
 
 
 @contextlib.contextmanager
-def _bait() -> Iterator[Bait]:
+def _bait(sandbox: Sandbox) -> Iterator[Bait]:
     """Lay it out, and take everything away again."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-attack-")))
@@ -341,11 +343,12 @@ def _bait() -> Iterator[Bait]:
             handles=_handles(bait.secret),
             **_local_bait(stack),
             **_marks(),
-            hidden=_hidden_paths(directory, registration.directory),
+            hidden=_hidden_paths(directory, registration.directory, seen=sandbox.visible_paths() or []),
             processes=[(pid, start_time(pid)) for pid in (os.getpid(), os.getppid()) if pid > 1],
             disk=os.stat("/").st_dev,
             devices=[],
-            environment=environment(),
+            environment=sandbox.environment(),
+            shared_namespaces=sandbox.shared_namespaces,
             process_limit=LIMITS.processes if os.geteuid() == 0 else 0,
             file_limit=LIMITS.open_files,
             output_files=LIMITS.output_files if os.geteuid() == 0 else 0,
@@ -384,15 +387,23 @@ def _marks() -> dict[str, object]:
     return {"mark": f"harness-mark-{key:x}", "mark_key": key, "mark_port": 20_000 + key % 10_000}
 
 
-def _hidden_paths(*own: Path) -> list[str]:
-    """Paths of the host that no sandbox may see: the harness, secrets, and what lies in the user's home, except what
-    leads to the Python that every sandbox has.
+def _hidden_paths(*own: Path, seen: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """Paths of the host that no sandbox may see, with inode and time of change, as an image has its own of that name:
+    the harness, secrets, and what lies in the user's home, except what leads to the Python that every sandbox has and
+    to what is `seen` by every one.
     """
     hidden = [Path(__file__), *own, *map(Path, ("/etc/shadow", "/var/log", "/var/lib", "/boot"))]
     with contextlib.suppress(OSError):
         hidden += list(Path.home().iterdir())[:50]
     python = Path(sys.base_prefix).resolve()
-    return [str(path) for path in hidden if os.path.lexists(path) and not python.is_relative_to(path.resolve())]
+    found = []
+    for path in hidden:
+        if python.is_relative_to(path.resolve()) or any(path.resolve().is_relative_to(tree) for tree in seen):
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            facts = path.lstat()
+            found.append((str(path), facts.st_ino, facts.st_mtime_ns))
+    return found
 
 
 def _handles(secret: Path) -> dict[str, tuple[int, str]]:

@@ -17,8 +17,10 @@ from rich.table import Table
 from harness import doctor as checks
 from harness.errors import EnvironmentMissing, ExitCode, InputError, RefereeError
 from harness.machine import free_bytes, survey
+from harness.outputs import give_away
 from harness.preflight import preflight
 from harness.rules import load_rules
+from harness.sandbox.backends import DEFAULT_IMAGE, NAMES, Backend, find_backend, own_container
 
 if TYPE_CHECKING:
     from harness.data.collect import Origin
@@ -49,7 +51,10 @@ SubmissionOption = Annotated[
 ]
 DataOption = Annotated[Path, typer.Option("--data", help="Data directory (with a manifest.json).")]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas. Default: those of the rules.")]
-SandboxOption = Annotated[str, typer.Option("--sandbox", help="Back-end: auto, docker or bubblewrap.")]
+SandboxOption = Annotated[
+    str, typer.Option("--sandbox", help="Back-end: docker, bubblewrap or auto (docker in a container).")
+]
+ImageOption = Annotated[str, typer.Option("--image", help="Image for Docker, if the harness itself runs on the host.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Where run directories go.")]
 VariantOption = Annotated[str, typer.Option("--variant", help="Tokenizer of the published data, such as sp1024.")]
 TrainShardsOption = Annotated[int, typer.Option("--train-shards", min=1, help="How many train shards, from the first.")]
@@ -65,10 +70,11 @@ def record(
     data: DataOption,
     seeds: SeedsOption = "",
     sandbox: SandboxOption = "auto",
+    image: ImageOption = DEFAULT_IMAGE,
     out: OutOption = Path("runs"),
 ) -> None:
     """Run a submission under the rules: train, quantize and eval for each seed, ending in a verdict."""
-    raise typer.Exit(_run(rules, submission, data, seeds, sandbox, out))
+    raise typer.Exit(_run(rules, submission, data, seeds, _backend(sandbox, image), out))
 
 
 @app.command()
@@ -77,12 +83,14 @@ def demo(
     data: DataOption = DEMO_DATA,
     seeds: SeedsOption = "",
     sandbox: SandboxOption = "auto",
+    image: ImageOption = DEFAULT_IMAGE,
     out: OutOption = Path("runs"),
 ) -> None:
     """The contest on a laptop CPU: `record` with the demo rules, the demo data (made if need be) and one seed."""
+    backend = _backend(sandbox, image)
     if data == DEMO_DATA:
         _make_demo_data(data)
-    raise typer.Exit(_run("demo", submission, data, seeds, sandbox, out))
+    raise typer.Exit(_run("demo", submission, data, seeds, backend, out))
 
 
 @app.command()
@@ -93,6 +101,8 @@ def doctor(
     attack: Annotated[
         bool, typer.Option("--attack", help="Attack the sandbox from inside, and show every answer.")
     ] = False,
+    sandbox: SandboxOption = "auto",
+    image: ImageOption = DEFAULT_IMAGE,
 ) -> None:
     """Check this machine: what is missing, and what that costs.
 
@@ -103,7 +113,7 @@ def doctor(
         raise typer.BadParameter("--data needs --rules, which say what the data must be")
     asked = load_rules(rules).rules if rules else None
     machine = survey()
-    found = checks.inspect(out, attack=attack, machine=machine)
+    found = checks.inspect(out, _backend(sandbox, image), attack=attack, machine=machine)
     if asked:
         found += preflight(asked, data, out, machine=machine)
     table = Table(show_header=False, box=None)
@@ -187,6 +197,7 @@ def _collect(origin: Origin, variant: str, train_shards: int, out: Path | None) 
         manifest = collect(origin, directory, variant=variant, train_shards=train_shards, watcher=progress)
     finally:
         progress.close()
+        _hand_over(directory)
     train, val = (sum(shard.tokens for shard in shards) for shards in (manifest.train, manifest.val))
     console.print(
         f"{escape(str(directory))}: {train:,} train tokens in {len(manifest.train)} shards; {val:,} val tokens, "
@@ -199,30 +210,40 @@ def _make_demo_data(directory: Path) -> None:
     from harness.data.demo import build_demo_corpus
 
     build_demo_corpus(directory, progress=lambda text: console.print(f"  data: {escape(text)}"))
+    _hand_over(directory)
 
 
-def _run(rules_name: str, submission: Path, data: Path, seeds_text: str, sandbox_name: str, out: Path) -> ExitCode:
+def _hand_over(directory: Path) -> None:
+    """Give what was made to the user, who does not work as the root of a container: the owner of the directory that it
+    was started in.
+    """
+    if own_container():
+        give_away(directory, like=Path.cwd())
+
+
+def _run(rules_name: str, submission: Path, data: Path, seeds_text: str, backend: Backend, out: Path) -> ExitCode:
     from harness.evidence.record import Verdict
     from harness.progress import ConsoleObserver, print_record
     from harness.referee import RECORD, RunRequest, run_record
 
     rules = load_rules(rules_name)
     seeds = parse_seeds(seeds_text) or rules.rules.seeds.default
-    backend = _sandbox(sandbox_name)
     machine = survey()
     missing_witnesses = checks.require(preflight(rules.rules, data, out, machine=machine, seeds=len(seeds)))
-    found = checks.inspect(out, machine=machine)
+    found = checks.inspect(out, backend, machine=machine)
     missing_witnesses += checks.require(found)
+    sandbox = backend.make()
     request = RunRequest(
         rules=rules,
         submission=submission,
         data=data,
         seeds=seeds,
         out=out,
-        sandbox=backend,
+        sandbox=sandbox,
+        owner=Path.cwd() if own_container() else None,
         monitored=next(check.ok for check in found if check.name == checks.ACCESS_MONITOR),
         missing_witnesses=missing_witnesses,
-        environment={**checks.environment(machine), "disk_free_bytes": free_bytes(out)[0]},
+        environment={**checks.environment(machine), **sandbox.facts(), "disk_free_bytes": free_bytes(out)[0]},
     )
     console.print(f"rules {rules.rules.name}: {escape(rules.rules.description)}")
     for text in missing_witnesses:
@@ -242,14 +263,10 @@ def _run(rules_name: str, submission: Path, data: Path, seeds_text: str, sandbox
     }[result.verdict]
 
 
-def _sandbox(name: str):
-    from harness.sandbox.bubblewrap import BubblewrapSandbox
-
-    if name == "docker":
-        raise EnvironmentMissing("the Docker back-end is not part of this version; use --sandbox bubblewrap")
-    if name not in ("auto", "bubblewrap"):
-        raise typer.BadParameter(f"--sandbox is {name!r}; it must be auto, docker or bubblewrap")
-    return BubblewrapSandbox()
+def _backend(name: str, image: str) -> Backend:
+    if name not in NAMES:
+        raise typer.BadParameter(f"--sandbox is {name!r}; it must be one of {', '.join(NAMES)}")
+    return find_backend(name, image)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

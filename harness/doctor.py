@@ -24,8 +24,8 @@ from harness.data.shards import write_atomically
 from harness.errors import EnvironmentMissing, InputError, RefereeError
 from harness.machine import Facts, Machine, free_bytes, survey
 from harness.registry import Registration, default_directory
-from harness.sandbox import SMALL, SandboxSpec
-from harness.sandbox.bubblewrap import BubblewrapSandbox, find_bwrap
+from harness.sandbox import SMALL, Sandbox, SandboxSpec
+from harness.sandbox.backends import Backend, find_backend
 
 ACCESS_MONITOR = "access monitor"  # the name of the check that decides whether a run is watched by the kernel
 MINIMUM_FREE_BYTES = 2_000_000_000
@@ -54,16 +54,25 @@ class Check:
     cost: Cost = Cost.NOTHING
 
 
-def inspect(out: Path = Path("runs"), *, attack: bool = False, machine: Machine | None = None) -> list[Check]:
-    """Run every check; takes about a second. `out`: where run directories would go. machine: what has been found.
+def inspect(
+    out: Path = Path("runs"), backend: Backend | None = None, *, attack: bool = False, machine: Machine | None = None
+) -> list[Check]:
+    """Run every check; takes about a second. `out`: where run directories would go. backend: by default that of
+    "auto". machine: what has been found.
 
     attack: attack the sandbox from inside even if nothing has changed since that was last done, and list every answer.
     """
-    machine = machine or survey()
+    machine, backend = machine or survey(), backend or find_backend()
+    sandbox: Sandbox | None = None
+    try:
+        sandbox = backend.make()
+        found = Check(backend.name, True, str(sandbox), Cost.NO_RUN)
+    except EnvironmentMissing as error:
+        found = Check(backend.name, False, str(error), Cost.NO_RUN)
     checks = [
         _check_python(),
-        _check_bubblewrap(),
-        _check_sandbox(),
+        found,
+        *([_check_sandbox(sandbox)] if sandbox else []),
         _check_uid(),
         _check_fanotify(),
         _check_disk(out),
@@ -77,7 +86,7 @@ def inspect(out: Path = Path("runs"), *, attack: bool = False, machine: Machine 
     ]
     if any(not check.ok and check.cost is Cost.NO_RUN for check in checks):
         return checks  # without a sandbox there is nothing to attack
-    return [*checks, *(_attack_everything() if attack else [_check_attacks()])]
+    return [*checks, *(_attack_everything(sandbox) if attack else [_check_attacks(sandbox)])]
 
 
 def require(checks: list[Check]) -> list[str]:
@@ -114,15 +123,7 @@ def _check_python() -> Check:
     return Check("Python", sys.version_info >= (3, 11), f"{version} (3.11 or newer is needed)", Cost.NO_RUN)
 
 
-def _check_bubblewrap() -> Check:
-    try:
-        version = subprocess.run([find_bwrap(), "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    except (EnvironmentMissing, subprocess.CalledProcessError) as error:
-        return Check("bubblewrap", False, str(error), Cost.NO_RUN)
-    return Check("bubblewrap", True, version, Cost.NO_RUN)
-
-
-def _check_sandbox() -> Check:
+def _check_sandbox(sandbox: Sandbox) -> Check:
     """Start a real sandbox and let it fail to reach the network, to write to the system, and to see this file."""
     probe = (
         "import os, socket, sys\n"
@@ -138,8 +139,8 @@ def _check_sandbox() -> Check:
     )
     spec = SandboxSpec(label="self-check", command=("python", "-c", probe), mounts=(), limits=SMALL)
     try:
-        running = BubblewrapSandbox().start(spec)
-    except (EnvironmentMissing, RefereeError, OSError) as error:
+        running = sandbox.start(spec)
+    except (RefereeError, OSError) as error:
         return Check("sandbox", False, f"{error} (user namespaces must be allowed to unprivileged users)", Cost.NO_RUN)
     try:
         running.launch()
@@ -166,23 +167,24 @@ def _check_sandbox() -> Check:
 ATTACK_TRIES = 2  # one that does not finish, on a machine that is very busy, says nothing about its walls
 
 
-def _attack_everything() -> list[Check]:
+def _attack_everything(sandbox: Sandbox) -> list[Check]:
     """One check for each attack on the sandbox; keeps the outcome for `_check_attacks`, if every attack was tried."""
-    results = run_attacks()
+    results = run_attacks(sandbox)
+    file = _attack_file(sandbox)
     holes = [result.name for result in results if not result.denied]
     if UNFINISHED not in holes:
-        _attack_file().parent.mkdir(mode=0o700, exist_ok=True)
-        write_atomically(_attack_file(), json.dumps({"denied": len(results) - len(holes), "holes": holes}).encode())
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        write_atomically(file, json.dumps({"denied": len(results) - len(holes), "holes": holes}).encode())
     return [Check(f"attack: {result.name}", result.denied, result.detail, Cost.NO_PASS) for result in results]
 
 
-def _check_attacks() -> Check:
-    """What came of attacking the sandbox; anew after a boot or a change of kernel, bubblewrap, harness."""
-    file = _attack_file()
+def _check_attacks(sandbox: Sandbox) -> Check:
+    """What came of attacking the sandbox; anew after a boot or a change of kernel, back-end, harness."""
+    file = _attack_file(sandbox)
     tried: list[Check] = []
     for _ in range(ATTACK_TRIES):
         if not file.exists():
-            tried = _attack_everything()
+            tried = _attack_everything(sandbox)
     if not file.exists():
         return Check("self-attack", False, f"it did not finish: {tried[-1].detail}", Cost.NO_PASS)
     outcome = json.loads(file.read_text())
@@ -192,12 +194,11 @@ def _check_attacks() -> Check:
     return Check("self-attack", True, f"{outcome['denied']} attacks from inside the sandbox were denied", Cost.NO_PASS)
 
 
-def _attack_file() -> Path:
+def _attack_file(sandbox: Sandbox) -> Path:
     """Where the outcome is kept: with the registrations, under a name that changes with everything it depends on."""
     digest = hashlib.sha256()
-    for text in (platform.release(), find_bwrap(), Path("/proc/sys/kernel/random/boot_id").read_text()):
+    for text in (platform.release(), sandbox.fingerprint(), Path("/proc/sys/kernel/random/boot_id").read_text()):
         digest.update(text.encode())
-    digest.update(Path(find_bwrap()).read_bytes())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return default_directory() / f"attacks-{digest.hexdigest()[:16]}"

@@ -7,6 +7,7 @@ hostile /out costs little time."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -95,3 +96,15 @@ def _copy(source: int, target: Path, most: int) -> int:
     partial.chmod(0o444)
     partial.rename(target)
     return copied
+
+
+def give_away(directory: Path, like: Path) -> None:
+    """Make the owner of `like` the owner of `directory`, of all that is in it, and of the folders between the two."""
+    owner = like.stat()
+    between = [parent for parent in directory.absolute().parents if parent.is_relative_to(like.absolute())]
+    places = [directory, *(parent for parent in between if parent != like.absolute())]
+    for folder, folders, files in os.walk(directory):
+        places += [Path(folder) / name for name in (*folders, *files)]
+    for place in places:
+        with contextlib.suppress(FileNotFoundError):
+            os.chown(place, owner.st_uid, owner.st_gid, follow_symlinks=False)

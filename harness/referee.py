@@ -50,7 +50,7 @@ from harness.evidence.record import (
 )
 from harness.gpus import device_nodes
 from harness.integrity import Holder, copies, filesystem_fault, holders, in_use, recheck, rehash, snapshot
-from harness.outputs import remove_tree
+from harness.outputs import give_away, remove_tree
 from harness.phases import (
     ARTIFACT,
     CALIBRATION,
@@ -67,7 +67,6 @@ from harness.processes import become_undumpable, pid_namespace
 from harness.registry import Registration, Use, other_runs, reap
 from harness.rules import LoadedRules, Rules
 from harness.sandbox import Limits, Mount, Sandbox, SandboxSpec
-from harness.sandbox.bubblewrap import system_mounts
 from harness.scoring.bpb import bits_per_byte, bootstrap, document_starts, load_tokenizer, prove_text, unigram_nats
 from harness.scoring.probes import Comparison, Prober
 from harness.scoring.scorer import ProbeScorer, Score, Scorer
@@ -89,7 +88,7 @@ Result = TypeVar("Result")
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
     """What the user asked for, and what the machine offers. `missing_witnesses`: why a PASS is impossible here, if it
-    is.
+    is. owner: whose the run directory is in the end, as a file of theirs; None: the harness's own.
     """
 
     rules: LoadedRules
@@ -99,6 +98,7 @@ class RunRequest:
     out: Path
     sandbox: Sandbox
     monitored: bool
+    owner: Path | None = None
     missing_witnesses: Sequence[str] = ()
     environment: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
 
@@ -140,7 +140,7 @@ def run_record(request: RunRequest, observer: Observer) -> tuple[Record, Path]:
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     # Before the first look at a shard: another run may be asking who opens it.
     become_undumpable()
-    for text in reap():
+    for text in (*reap(), *request.sandbox.reap()):
         observer.note(text)
     use = Use.EXCLUSIVE if request.rules.rules.hardware.exclusive else Use.SHARED
     with Registration(run_id, use=use) as registration:
@@ -150,7 +150,11 @@ def run_record(request: RunRequest, observer: Observer) -> tuple[Record, Path]:
         try:
             run.go()
         finally:
-            record = run.finish(started)
+            try:
+                record = run.finish(started)
+            finally:
+                if request.owner:
+                    give_away(directory, request.owner)
     return record, directory
 
 
@@ -235,6 +239,8 @@ class _Run:
         self.ledger = Ledger(directory / LEDGER)
         self.monitor: AccessMonitor | None = None
         missing = [*request.missing_witnesses, *filter(None, map(filesystem_fault, dataset.paths("train")[:1]))]
+        if request.sandbox.visible_paths() is None:
+            missing.append(f"{request.sandbox}: its files cannot be searched for copies of shards from here")
         self.reasons = [ReasonEntry(kind="missing_witness", code="missing_witness", text=text) for text in missing]
         self.seeds: list[SeedRecord] = []
         self.significance: SignificanceRecord | None = None
@@ -341,7 +347,7 @@ class _Run:
                 self.monitor.mark(path, f"decoy of a {kind} file")
             self.monitor.prove_gates()
         # Looking through all that a sandbox sees takes a second or two, which the first phase's preparation can have.
-        visible = [mount.source for mount in system_mounts()[0]]
+        visible = self.request.sandbox.visible_paths() or []
         self.copies = ThreadPoolExecutor(1, "copies").submit(copies, visible, self.dataset.shards)
         self.check_data()
         self.check_that_nobody_holds_a_shard()

@@ -10,8 +10,10 @@ import pytest
 from support import TESTS, Referee, make_toy_data
 
 from harness import doctor
+from harness.errors import EnvironmentMissing
 from harness.rules import LoadedRules, load_rules
 from harness.sandbox import SMALL, SandboxSpec
+from harness.sandbox.backends import find_backend
 from harness.sandbox.bubblewrap import BubblewrapSandbox
 
 collect_ignore = ["cheats", "honest"]  # submissions: nothing of theirs is imported, not even a conftest.py
@@ -23,8 +25,14 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     """Skip what this machine cannot do, with the doctor's own words; in CI such a test runs, and fails."""
+    if config.getoption("--forbid-skips"):
+        return
+    in_docker = [item for item in items if item.get_closest_marker("docker")]
+    if in_docker and (missing := _missing_docker()):
+        for item in in_docker:
+            item.add_marker(pytest.mark.skip(reason=missing))
     marked = [item for item in items if item.get_closest_marker("sandbox") or item.get_closest_marker("privileged")]
-    if config.getoption("--forbid-skips") or not marked:
+    if not marked:
         return
     missing = {check.cost: check for check in doctor.inspect() if not check.ok}
     for item in marked:
@@ -33,6 +41,15 @@ def pytest_collection_modifyitems(config, items):
         for cost in costs:
             if cost in missing:
                 item.add_marker(pytest.mark.skip(reason=f"{missing[cost].name}: {missing[cost].detail}"))
+
+
+def _missing_docker() -> str:
+    """Why nothing can run in Docker here; empty if it can."""
+    try:
+        find_backend("docker").make()
+    except EnvironmentMissing as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture(scope="session")

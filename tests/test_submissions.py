@@ -1,5 +1,5 @@
 """Every rule has a cheat that it catches, and honest twins that it lets through: each folder is run for real, in a
-real sandbox.
+real sandbox of either back-end.
 
 Keys of expect.toml: verdict; for a FAIL its reason and phase (several, if chance decides which comes first). May be
 given: `within_seconds`, the most on the clock of the failing phase; `gains`, whether the losses are lower than those of
@@ -18,17 +18,26 @@ from support import TESTS, assemble
 
 from harness.data.shards import read_shard
 from harness.evidence.ledger import read_ledger
+from harness.sandbox.backends import find_backend
 from harness.scoring.bpb import unigram_nats
 
 FOLDERS = sorted([*(TESTS / "cheats").iterdir(), *(TESTS / "honest").iterdir()])
 
 
-@pytest.mark.sandbox
+BACKENDS = [
+    pytest.param("bubblewrap", marks=pytest.mark.sandbox),
+    pytest.param("docker", marks=pytest.mark.docker),
+]
+
+
 @pytest.mark.privileged
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
-def test_ends_as_expected(folder: Path, referee, toy_data, tmp_path):
+def test_ends_as_expected(folder: Path, backend: str, referee, toy_data, tmp_path):
     expected = tomllib.loads((folder / "expect.toml").read_text())
-    record, directory = referee.run(assemble(folder, tmp_path / "submission"))
+    submission = assemble(folder, tmp_path / "submission")
+    record, directory = referee.run(submission, sandbox=find_backend(backend).make())
+    assert {phase.sandbox.backend for phase in record.seeds[0].phases.values()} == {backend}
     reasons = [(reason.code, reason.phase) for reason in record.reasons]
     assert record.verdict == expected["verdict"], record.reasons
     if expected["verdict"] == "PASS":

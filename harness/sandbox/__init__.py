@@ -1,4 +1,4 @@
-"""What every sandbox back-end promises, as data and a protocol. Back-ends: `bubblewrap` here; Docker will be a peer.
+"""What every sandbox back-end promises, as data and a protocol. Back-ends: `bubblewrap` and `docker`.
 
 A phase is data: a `SandboxSpec` says what is mounted where, what runs, and within which limits. A back-end turns it
 into a `RunningSandbox`, whose life is told by three events, stamped on the harness's monotonic clock:
@@ -71,6 +71,20 @@ class SandboxSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+def base_environment(python: str) -> dict[str, str]:
+    """The environment of every sandboxed command. python: path of its interpreter inside."""
+    return {
+        "PATH": f"{Path(python).parent}:/usr/bin:/bin",
+        "HOME": "/tmp",
+        "USER": "phase",
+        "TMPDIR": "/tmp",
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": "/in:/wire",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
 @dataclass(frozen=True)
 class Walls:
     """What the harness read from the kernel about a sandbox before its command was executed. Part of the evidence.
@@ -78,7 +92,8 @@ class Walls:
     init_pid: process id (harness's view) of the sandbox's init. pid_namespace: inode of its pid namespace, the id by
     which opens are attributed. uid: host uid of its processes. mounts: (target, "ro" or "rw") for each mount in its
     table. limited: what a control group of its own limits, of "cpuset", "memory" and "pids". shared: the mounts of the
-    system whose inodes others on the host see as well, so that locks and watches there could signal; should be empty.
+    system whose inodes others on the host see as well, so that locks and watches there could signal; and the
+    back-end's `shared_namespaces`.
     """
 
     init_pid: int
@@ -149,9 +164,27 @@ class RunningSandbox(Protocol):
 
 
 class Sandbox(Protocol):
-    """A back-end."""
+    """A back-end. str() of it says which version of what it is."""
 
     name: str
+    # Kinds of namespaces whose inodes all its sandboxes share, so that locks and watches there could signal between two
+    # that are alive at once, which those of one run never are.
+    shared_namespaces: tuple[str, ...]
+
+    def environment(self) -> dict[str, str]:
+        """The whole environment of a command, but for what its spec adds."""
+
+    def fingerprint(self) -> str:
+        """Changes with whatever its walls depend on, but for kernel and harness."""
+
+    def facts(self) -> dict[str, str]:
+        """What a record says of it."""
+
+    def visible_paths(self) -> list[Path] | None:
+        """What of the host's files every sandbox sees, as directories or files; None if the harness cannot look."""
+
+    def reap(self) -> list[str]:
+        """Remove what harnesses that died have left of it; a sentence for each thing. Safe beside live runs."""
 
     def start(self, spec: SandboxSpec) -> RunningSandbox:
         """Build the walls, check them, and stop short of the first instruction of the command.

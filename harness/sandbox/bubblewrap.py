@@ -9,6 +9,7 @@ user's own (docs/threat-model.md says what that costs)."""
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import select
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from harness.errors import EnvironmentMissing, RefereeError
 from harness.outputs import remove_tree
-from harness.sandbox import Confinement, Mount, SandboxEvent, SandboxSpec, Walls
+from harness.sandbox import Confinement, Mount, SandboxEvent, SandboxSpec, Walls, base_environment
 from harness.sandbox.cgroup import PhaseCgroup, hierarchies
 from harness.sandbox.facts import (
     children_of,
@@ -103,16 +104,7 @@ def interpreter() -> str:
 
 def environment() -> dict[str, str]:
     """The whole environment of a sandboxed command."""
-    return {
-        "PATH": f"{Path(interpreter()).parent}:/usr/bin:/bin",
-        "HOME": "/tmp",
-        "USER": "phase",
-        "TMPDIR": "/tmp",
-        "LANG": "C.UTF-8",
-        "PYTHONPATH": "/in:/wire",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
+    return base_environment(interpreter())
 
 
 def bwrap_arguments(bwrap: str, spec: SandboxSpec) -> tuple[list[str | int], list[str]]:
@@ -166,10 +158,29 @@ class BubblewrapSandbox:
     """The back-end. `separate_uid`: run each sandbox under a host uid of its own, which takes root."""
 
     name = "bubblewrap"
+    shared_namespaces = ()
 
     def __init__(self) -> None:
         self.bwrap = find_bwrap()
         self.separate_uid = os.geteuid() == 0
+
+    def __str__(self) -> str:
+        return subprocess.run([self.bwrap, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+
+    def environment(self) -> dict[str, str]:
+        return environment()
+
+    def fingerprint(self) -> str:
+        return f"{self.name} {hashlib.sha256(Path(self.bwrap).read_bytes()).hexdigest()}"
+
+    def facts(self) -> dict[str, str]:
+        return {"sandbox": self.name, "sandbox_engine": str(self)}
+
+    def visible_paths(self) -> list[Path]:
+        return [mount.source for mount in system_mounts()[0]]
+
+    def reap(self) -> list[str]:
+        return []  # its guards end with the harness, and `registry.reap` removes its control groups
 
     def start(self, spec: SandboxSpec) -> BubblewrapRun:
         uid = unused_uid() if self.separate_uid else None

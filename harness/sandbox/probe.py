@@ -196,7 +196,12 @@ def read(path: str, most: int = 64) -> bytes:
 
 
 def open_to_write(path: str) -> str:
-    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if os.fstat(descriptor).st_rdev == os.stat(os.devnull).st_rdev:
+            raise Denied("it is covered by the null device")
+    finally:
+        os.close(descriptor)
     return "opened for writing"
 
 
@@ -255,7 +260,12 @@ def read_files_of_the_host() -> str:
     """The harness, its scratch, the user's home, passwords; also by way of other processes' roots."""
     roots = ["", *(f"/proc/{pid}/{link}" for pid in (1, "self") for link in ("root", "cwd"))]
     roots += ["/oldroot", "/newroot", "/.oldroot", "/host", "/mnt"]
-    seen = [path for root in roots for path in (root + hidden for hidden in FACTS["hidden"]) if os.path.lexists(path)]
+    seen = []
+    for path, inode, changed in ((root + path, *facts) for root in roots for path, *facts in FACTS["hidden"]):
+        with contextlib.suppress(OSError):
+            found = os.lstat(path)
+            if (found.st_ino, found.st_mtime_ns) == (inode, changed):
+                seen.append(path)
     if seen:
         return f"{len(seen)} visible, such as {seen[0]}"
     raise Denied(f"none of {len(FACTS['hidden'])} paths exists here")
@@ -589,6 +599,8 @@ def reach_the_owner_of_a_namespace() -> str:
     attempts["the parent of pid"] = lambda: related("pid", NS_GET_PARENT)
     attempts["the parent of user"] = lambda: related("user", NS_GET_PARENT)
     attempts["listns"] = lambda: call("listns", 0, 0, 0, 0)
+    if "user" in FACTS["shared_namespaces"]:  # the owner is the host's own; having it opens nothing without setns
+        attempts = {name: lambda: call("setns", os.open("/proc/self/ns/user", os.O_RDONLY), 0) for name in attempts}
     return each(attempts)
 
 
@@ -1296,7 +1308,7 @@ def shared_files() -> dict[str, str]:
         "the harness's part": "/wire/harness/scoring/wire.py",
         "/dev": "/dev/null",
         "/proc": "/proc/version",
-        **{f"namespace {name}": f"/proc/self/ns/{name}" for name in NAMESPACES},
+        **{f"namespace {name}": f"/proc/self/ns/{name}" for name in {*NAMESPACES} - {*FACTS["shared_namespaces"]}},
     }
     return {part: path for part, path in files.items() if os.path.exists(path)}
 
