@@ -4,9 +4,11 @@ default.lock  what the public package index offers: torch comes as its CUDA buil
 cpu.lock      the same versions, with the CPU build of torch and none of the CUDA libraries; `make setup` tries it first
 record.lock   for the record image alone: Python 3.12 on x86-64 Linux, and the CUDA build of torch that records are run with
 
-The hashes of torch's CPU wheels are in torch-cpu.sha256, because those wheels are not on the public index.
+The hashes of torch's CPU wheels are in torch-cpu.sha256, because those wheels are not on the public index. compose.yaml
+names the sha256 of the locks that images are made from; it is brought up to date, too.
 """
 
+import hashlib
 import re
 import subprocess
 from pathlib import Path
@@ -32,12 +34,22 @@ def main() -> None:
             entry = " \\\n    ".join([entry.split(" ")[0] + "+cpu", *(f"--hash=sha256:{h}" for h in cpu_hashes)])
         kept.append(entry)
     (HERE / "cpu.lock").write_text("\n".join(kept) + "\n")
+    pin_locks()
 
 
 def resolve(torch_version: str, *options: str) -> str:
     command = ["uv", "pip", "compile", "pyproject.toml", "--extra", "submission", "--extra", "test", *options]
     command += ["--generate-hashes", "--no-header", "--quiet", "--no-annotate", "--constraint", str(HERE / torch_version)]
     return subprocess.run(command, cwd=HERE.parent, check=True, capture_output=True, text=True).stdout
+
+
+def pin_locks() -> None:
+    compose = HERE.parent / "compose.yaml"
+    text = compose.read_text()
+    for name in ("cpu.lock", "record.lock"):
+        digest = hashlib.sha256((HERE / name).read_bytes()).hexdigest()
+        text = re.sub(rf"[0-9a-f]{{64}}(?= # of requirements/{name}$)", digest, text, flags=re.MULTILINE)
+    compose.write_text(text)
 
 
 if __name__ == "__main__":
