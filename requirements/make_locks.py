@@ -2,7 +2,7 @@
 
 default.lock  what the public package index offers: torch comes as its CUDA build, with the CUDA libraries (several GB)
 cpu.lock      the same versions, with the CPU build of torch and none of the CUDA libraries; `make setup` tries it first
-record.lock   for the record image alone: Python 3.12 on x86-64 Linux, and the CUDA build of torch that records are run with
+record.lock   for the record image alone: Python 3.12 on x86-64 Linux, and the CUDA build of torch that records run with
 
 The hashes of torch's CPU wheels are in torch-cpu.sha256, because those wheels are not on the public index. compose.yaml
 names the sha256 of the locks that images are made from; it is brought up to date, too.
@@ -39,7 +39,8 @@ def main() -> None:
 
 def resolve(torch_version: str, *options: str) -> str:
     command = ["uv", "pip", "compile", "pyproject.toml", "--extra", "submission", "--extra", "test", *options]
-    command += ["--generate-hashes", "--no-header", "--quiet", "--no-annotate", "--constraint", str(HERE / torch_version)]
+    command += ["--generate-hashes", "--no-header", "--quiet", "--no-annotate"]
+    command += ["--constraint", str(HERE / torch_version)]
     return subprocess.run(command, cwd=HERE.parent, check=True, capture_output=True, text=True).stdout
 
 
