@@ -96,7 +96,7 @@ def test_a_source_that_does_not_parse_is_named(tmp_path: Path) -> None:
 def test_the_builtin_modules_are_asked() -> None:
     docs = prose.builtin_docstrings()
     assert docs == prose.builtin_docstrings()
-    assert any(text.startswith("Built-in functions, types, exceptions") for text in docs["builtins"])
+    assert any(text.startswith("Built-in functions, ") for text in docs["builtins"])
     assert {"sys", "itertools", "math"} <= docs.keys()
 
 
