@@ -1,5 +1,5 @@
 # `make demo` and `make test` set up all they need; see README.md.
-.PHONY: demo test test-fast doctor lint bench setup locks schema clean
+.PHONY: demo test test-fast doctor check lint bench setup locks schema clean
 
 demo: setup
 	.venv/bin/harness demo
@@ -15,6 +15,9 @@ test-fast: setup
 
 doctor: setup
 	.venv/bin/harness doctor
+
+check: setup
+	.venv/bin/harness check submission
 
 lint: setup
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
@@ -33,3 +36,7 @@ clean:
 
 schema: setup
 	.venv/bin/python -c "from harness.evidence.record import json_schema; print(json_schema(), end='')" > docs/record.schema.json
+	.venv/bin/python -c "from harness.compliance.interchange import json_schema; print(json_schema(), end='')" > docs/check.schema.json
+	.venv/bin/python -c "from pathlib import Path; from harness.compliance.output import catalogue_markdown; \
+		page = Path('docs/check.md'); head, mark, _ = page.read_text().partition('## The checks\n'); \
+		page.write_text(head + mark + catalogue_markdown())"

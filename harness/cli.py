@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 import traceback
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,7 +36,8 @@ REPOSITORY_SUBMISSION = Path("submission")
 app = typer.Typer(
     name="harness",
     help="Referee for the Parameter Golf contest: clocks, data access, size and score, measured from outside.",
-    epilog="Exit codes: 0 PASS, 1 FAIL, 2 UNPROVEN, 3 ERROR (the harness failed), 64 usage, 65 input, 69 environment.",
+    epilog="Exit codes: 0 PASS, 1 FAIL, 2 UNPROVEN, 3 ERROR (the harness failed), 64 usage, 65 input, 69 environment; "
+    "of check: 0 CLEAN, 1 FLAG, 2 HOLD.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -91,6 +94,47 @@ def demo(
     if data == DEMO_DATA:
         _make_demo_data(data)
     raise typer.Exit(_run("demo", submission, data, seeds, backend, out))
+
+
+class Format(StrEnum):
+    """What `check` writes."""
+
+    TEXT = "text"
+    JSON = "json"
+    SARIF = "sarif"
+    MARKDOWN = "markdown"
+
+
+@app.command()
+def check(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PATH...", help="Submissions, record folders, folders of them, or scripts."),
+    ] = None,
+    base: Annotated[
+        str, typer.Option("--base", help="Only what differs from this git revision, as in a pull request.")
+    ] = "",
+    format: Annotated[Format, typer.Option("--format", help="What is written.")] = Format.TEXT,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="File to write to; the terminal gets a line per target.")
+    ] = None,
+    explain: Annotated[str, typer.Option("--explain", metavar="ID", help="Say what a check is about, and end.")] = "",
+) -> None:
+    """Read the code and the logs of submissions without running anything: what a reviewer would look for.
+
+    Exit code 0 CLEAN, 1 FLAG (a violation, shown), 2 HOLD (a person must look, and is told at what).
+    """
+    from harness.compliance import output as report_output
+    from harness.compliance.catalogue import CHECKS
+
+    if explain:
+        if explain not in CHECKS:
+            raise typer.BadParameter(f"--explain is {explain!r}; it must be one of {', '.join(CHECKS)}")
+        report_output.print_explanation(CHECKS[explain], console)
+        return
+    if not paths:
+        raise typer.BadParameter("a PATH is missing: name what is to be checked, such as a submission's folder")
+    raise typer.Exit(_check(paths, base or None, format, output))
 
 
 @app.command()
@@ -261,6 +305,40 @@ def _run(rules_name: str, submission: Path, data: Path, seeds_text: str, backend
         Verdict.UNPROVEN: ExitCode.UNPROVEN,
         Verdict.ERROR: ExitCode.ERROR,
     }[result.verdict]
+
+
+def _check(paths: list[Path], base: str | None, format: Format, output: Path | None) -> ExitCode:
+    from rich.progress import Progress
+
+    from harness.compliance.check import check_all, find_targets
+    from harness.compliance.interchange import as_json, as_sarif
+    from harness.compliance.output import markdown, overall, print_text, print_verdicts
+
+    targets = find_targets(paths, base)
+    # No thread of its own: the processes that look at targets are forked from this one.
+    progress = Progress(console=errors, transient=True, auto_refresh=False, disable=len(targets) < 2)
+    with progress:
+        task = progress.add_task("checking", total=len(targets))
+        reports = check_all(targets, lambda _: progress.update(task, advance=1, refresh=True))
+    status = overall(reports)
+    if format is Format.TEXT and output is None:
+        print_text(reports, console)
+        return ExitCode[status]
+    if format is Format.TEXT:
+        stream = io.StringIO()
+        print_text(reports, Console(file=stream, highlight=False))
+        text = stream.getvalue()
+    else:
+        text = {Format.JSON: as_json, Format.SARIF: as_sarif, Format.MARKDOWN: markdown}[format](reports)
+    if output is None:
+        sys.stdout.write(text)
+        return ExitCode[status]
+    try:
+        output.write_text(text)
+    except OSError as error:
+        raise InputError(f"cannot write {output}: {error.strerror}") from None
+    print_verdicts(reports, console)
+    return ExitCode[status]
 
 
 def _backend(name: str, image: str) -> Backend:

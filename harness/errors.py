@@ -9,12 +9,17 @@ from enum import IntEnum, StrEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of `harness`; the first four are verdicts, 64 and up follow sysexits.h."""
+    """Exit codes of `harness`; the first four are verdicts, 64 and up follow sysexits.h. `harness check` gives no
+    verdict on a run; its answers of the same kind have the same numbers, under names of their own.
+    """
 
     PASS = 0
     FAIL = 1
     UNPROVEN = 2
     ERROR = 3
+    CLEAN = 0
+    FLAG = 1
+    HOLD = 2
     USAGE = 64  # unknown command, option or value
     BAD_INPUT = 65  # a file the user named is missing or wrong
     ENVIRONMENT = 69  # this machine lacks something the command needs

@@ -9,6 +9,8 @@ import tomllib
 from nvml import Card, FakeNvml
 from support import TESTS
 
+from harness.compliance.catalogue import CHECKS
+from harness.compliance.output import catalogue_markdown
 from harness.doctor import environment
 from harness.errors import Reason
 from harness.evidence.record import json_schema
@@ -57,6 +59,11 @@ def test_record_schema_is_current():
     assert (DOCS / "record.schema.json").read_text() == json_schema()
 
 
+def test_the_page_of_checks_is_that_of_the_catalogue():
+    """After a change of harness/compliance/catalogue.py: `make schema`."""
+    assert (DOCS / "check.md").read_text().partition("\n## The checks\n")[2] == catalogue_markdown()
+
+
 def test_every_rule_key_is_explained():
     text = (DOCS / "rules.md").read_text()
     for table, keys in tomllib.loads((TESTS.parent / "harness" / "rules" / "record.toml").read_text()).items():
@@ -74,3 +81,9 @@ def test_every_fact_of_the_environment_is_explained():
     documented = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
     added_by_the_run = {"disk_free_bytes", "other_runs_seen", "sandbox", "sandbox_engine", "sandbox_image"}
     assert {re.sub(r"^gpu\d+_", "gpuN_", key) for key in facts} == documented - added_by_the_run
+
+
+def test_the_checks_of_code_that_nobody_runs_exist():
+    section = (DOCS / "threat-model.md").read_text().partition("## Code that nobody runs")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([a-z-]+)`", section))
+    assert len(named) > 10 and named <= set(CHECKS)

@@ -94,6 +94,7 @@ def test_the_commands_and_their_options_are_these() -> None:
     expected = {
         "record": ["--rules", "--submission", "--data", *run],
         "demo": ["--submission=submission", "--data=data/demo", *run],
+        "check": ["paths=None", "--base=", "--format=text", "--output=None", "--explain="],
         "doctor": ["--rules=", "--data=None", "--out=runs", "--attack=False", *back_end],
         "data demo": ["--out=data/demo"],
         "data verify": ["--data=data/demo"],
@@ -109,6 +110,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         [],
         ["record"],
         ["demo"],
+        ["check"],
         ["doctor"],
         ["data"],
         *(["data", name] for name in ("demo", "verify", "fetch", "import")),
@@ -134,6 +136,8 @@ def test_the_exit_codes_are_in_the_help_and_are_these(command) -> None:
         "ENVIRONMENT": 69,
     }
     assert {code.name: code.value for code in ExitCode} == documented
+    of_check = {"CLEAN": 0, "FLAG": 1, "HOLD": 2}  # the same numbers under names of their own
+    assert {name: code.value for name, code in ExitCode.__members__.items() if name not in documented} == of_check
     _, said, _ = command("--help")
     words = " ".join(said.split())
     for number in documented.values():

@@ -1,0 +1,208 @@
+"""The checks, by id, with why each is there. What finds their violations is elsewhere: `code.py` for sources,
+`record_folder.py` for what lies beside them."""
+
+from __future__ import annotations
+
+from harness.compliance.findings import Check, Severity
+
+ERROR, WARNING = Severity.ERROR, Severity.WARNING
+CONDITIONS = "the four validity conditions of eval-time methods"
+CHECKS = {
+    check.id: check
+    for check in (
+        Check(
+            "target-keyed-cache",
+            "An n-gram cache is keyed by the token that it predicts",
+            "A cache that is read under a key that holds the target token gives one number, for the true token only. "
+            "Mixed into the model's probability of that token it is no distribution: over all tokens the sum is "
+            "far above "
+            "one, and a single bucket can bring the score to zero. Reading the counts of every token under the "
+            "context "
+            "and normalising them is allowed.",
+            CONDITIONS + ": 2, a full normalised distribution over the vocabulary",
+            ERROR,
+        ),
+        Check(
+            "two-pass-rescoring",
+            "Tokens are scored again after state was built from them",
+            "A first pass over the validation data fills a cache or adapts the model, a second pass scores the "
+            "same tokens "
+            "with it. Each token's score must be fixed before anything derived from it changes state, and only once.",
+            CONDITIONS + ": 3 and 4, one left-to-right pass without rescoring",
+            ERROR,
+        ),
+        Check(
+            "trains-on-val",
+            "Weights are trained on validation tokens before these are scored",
+            "An optimizer step, or any other update of what is scored with, uses validation tokens whose score "
+            "is not fixed "
+            "yet: several epochs over the split, fine-tuning before quantization, adapting to a window before "
+            "scoring it.",
+            CONDITIONS + ": 1 and 3",
+            ERROR,
+        ),
+        Check(
+            "score-first-ttt",
+            "Test-time training scores each chunk before it learns from it",
+            "Recognised as allowed: the loss of a chunk is added to the score under the weights as they were, "
+            "and only then "
+            "the weights are updated with it.",
+            CONDITIONS + ": 3",
+            Severity.NOTE,
+        ),
+        Check(
+            "slot",
+            "A per-window delta is optimised on the very tokens that it scores",
+            "Scored-region SLOT fits a vector (or logit bias) to the loss of the tokens that are about to be "
+            "counted, and "
+            "counts them under it.",
+            CONDITIONS + ": 1 and 3",
+            ERROR,
+        ),
+        Check(
+            "calibration-data",
+            "Quantization is calibrated on data that it may not see then",
+            "Hessians or scales are collected from train shards after the training clock has stopped, or from "
+            "validation "
+            "tokens.",
+            "no training data after the training clock; no validation data before it has been scored",
+            ERROR,
+        ),
+        Check(
+            "self-generated-calibration",
+            "Calibration tokens are sampled from the model itself, or random",
+            "Recognised as allowed: no data are read.",
+            "no training data after the training clock",
+            Severity.NOTE,
+        ),
+        Check(
+            "val-in-training",
+            "Training batches are read from validation shards",
+            "The loader of the training loop matches validation files, or is given the validation tokens.",
+            "no validation data before it has been scored",
+            ERROR,
+        ),
+        Check(
+            "network-at-eval",
+            "The network is used while training or evaluating",
+            "Downloads, sockets, remote data or package installation in code that is reached from the entry point.",
+            "no network in eval",
+            ERROR,
+        ),
+        Check(
+            "hidden-code",
+            "Code runs that cannot be read here",
+            "A subprocess, compiler, pickle, foreign binary, or text that is executed and could not be unpacked.",
+            "a submission's code counts and must be readable",
+            WARNING,
+        ),
+        Check(
+            "size-cap",
+            "The size cap is computed wrongly",
+            "16,000,000 bytes are decimal and hold for artifact and code together; a guard in MiB, or above "
+            "that number, "
+            "lets too much through.",
+            "artifact + code <= 16,000,000 bytes",
+            ERROR,
+        ),
+        Check(
+            "wallclock-cap",
+            "The wall-clock cap can be off, or is not consulted",
+            "With its defaults and its documented command the training loop has no limit of 600 s, a larger "
+            "one, or one that "
+            "is never compared with the time.",
+            "train <= 600 s, eval <= 600 s",
+            ERROR,
+        ),
+        Check(
+            "constant-score",
+            "The reported score is a constant, or does not come from scoring",
+            "The number that is printed as val_bpb or val_loss is written in the code, or clamped, or scaled by "
+            "something "
+            "other than the bytes of the text.",
+            "the score is measured on the validation split",
+            ERROR,
+        ),
+        Check(
+            "byte-count",
+            "Bytes are counted in another way than the contest does",
+            "A token's bytes are its piece's UTF-8 bytes, one more for a leading space unless a boundary token "
+            "precedes, one "
+            "for a byte piece. Another count changes every score.",
+            "the score is bits per byte of the fixed validation split",
+            ERROR,
+        ),
+        Check(
+            "other-data",
+            "Tokenizer or data are not the contest's",
+            "Shards, tokenizer or validation documents come from elsewhere, or only a part of the split is scored.",
+            "BPB on the fixed FineWeb validation split",
+            WARNING,
+        ),
+        Check(
+            "seed-search",
+            "Seeds are tried until one is good",
+            "A loop over seeds, or a restart on a bad loss, keeps the best result.",
+            "three seeds, all of them reported",
+            WARNING,
+        ),
+        Check(
+            "dead-claim",
+            "A documented feature has no effect",
+            "The README or the code's own words name a technique whose code cannot be reached with the defaults "
+            "and the "
+            "documented command, or whose result is thrown away.",
+            "a record says what it did",
+            WARNING,
+        ),
+        Check(
+            "record-schema",
+            "submission.json is not as it should be",
+            "Fields are missing, of another type, or contradict each other.",
+            "the contest's record folder",
+            ERROR,
+        ),
+        Check(
+            "record-logs",
+            "Logs are missing, cut off, or say something else",
+            "Each seed has a log that goes to its final score, and README, submission.json and logs agree.",
+            "the contest's record folder",
+            ERROR,
+        ),
+        Check(
+            "record-size",
+            "A run is over 16,000,000 bytes",
+            "Artifact and code, as the log and the folder give them.",
+            "artifact + code <= 16,000,000 bytes",
+            ERROR,
+        ),
+        Check(
+            "record-time",
+            "A run is over 600 s",
+            "Training with quantization, or evaluation, as the log gives it.",
+            "train <= 600 s, eval <= 600 s",
+            ERROR,
+        ),
+        Check(
+            "record-seeds",
+            "Seeds are missing or the same run is counted twice",
+            "Three seeds are customary; two logs of one run are one.",
+            "three seeds, all of them reported",
+            WARNING,
+        ),
+        Check(
+            "record-significance",
+            "The improvement is not shown",
+            "Welch's t-test, one-sided, of at least 0.005 nats over the named baseline with p < 0.01.",
+            "a new record must beat the old one by >= 0.005 nats at p < 0.01",
+            WARNING,
+        ),
+        Check(
+            "unreadable",
+            "A file could not be analysed",
+            "It is no text, no Python, too large, or nested too deeply.",
+            "a submission's code must be readable",
+            WARNING,
+        ),
+    )
+}

@@ -1,0 +1,128 @@
+"""`harness check`: everything that is said about a target, and about many of them over all cores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from harness.compliance.code import check_code
+from harness.compliance.findings import Finding, Report, Source, Status
+from harness.compliance.inputs import Kind, Target, read_targets
+from harness.compliance.record_folder import check_record_folder
+from harness.compliance.unpack import Unpacked, unpack_target
+from harness.compliance.workers import Fault, run_all
+
+TARGET_SECONDS = 120.0
+WORKER_MEMORY_BYTES = 4 * 2**30
+LOG_BYTES = 8_000_000  # of all logs of a folder together
+UNLIMITED_PLACE = re.compile(r"/track_non_record_")
+UNLIMITED_TRACK = re.compile(r'"(track|submission_type)"\s*:\s*"[^"]*(non[-_ ]?record|unlimited)', re.IGNORECASE)
+
+
+def find_targets(paths: Sequence[Path], base: str | None = None) -> list[Target]:
+    """Every target at or below the paths, once. With `base` a git revision: those that differ from it. Raises
+    InputError."""
+    found: dict[str, Target] = {}
+    for path in paths:
+        for target in read_targets(path, base):
+            found.setdefault(name_of(target), target)
+    return list(found.values())
+
+
+def check_all(targets: Sequence[Target], done: Callable[[Report], None] = lambda _: None) -> list[Report]:
+    """A report on each target, in their order; `done` is told of each as it comes. Each is looked at in a process that
+    may take `TARGET_SECONDS` and `WORKER_MEMORY_BYTES`: what ends that process is a finding on its target."""
+    reports: dict[int, Report] = {}
+    for index, answer in run_all(check_target, targets, seconds=TARGET_SECONDS, memory_bytes=WORKER_MEMORY_BYTES):
+        if isinstance(answer, Fault):
+            target = targets[index]
+            answer = _report(target, target.sources, [*target.findings, _undecided("the analysis", answer.text)])
+        reports[index] = answer
+        done(answer)
+    return [reports[index] for index in range(len(targets))]
+
+
+def check_target(target: Target) -> Report:
+    """Everything that is said about one target. A step that fails is a finding; the others still have their say."""
+    findings = list(target.findings)
+    as_it_is = Unpacked(target.sources, target.runs, (), frozenset())
+    unpacked = _attempt("what its files carry", lambda: unpack_target(target), as_it_is, findings)
+    findings += unpacked.findings
+    # In a submission of ours the referee ends each phase, whatever its code looks at.
+    keeps_clock = target.kind is not Kind.SUBMISSION and not is_unlimited(target)
+    logs = _attempt("its logs", lambda: _log_texts(target), [], findings)
+    readme = _readme(target) if len(unpacked.runs) == 1 else None  # with several, each does a part of what it says
+    for run in unpacked.runs:
+        step = f"the code from {run.entry.name} on"
+        how = (run.environment, run.arguments, run.unknown, keeps_clock, readme, logs)
+        check = partial(check_code, unpacked.sources, run.entry, *how)
+        findings += [found for found in _attempt(step, check, [], findings) if not _explained(found, unpacked)]
+    if target.kind is not Kind.SCRIPT:
+        findings += _attempt("the folder", lambda: check_record_folder(target), [], findings)
+    return _report(target, unpacked.sources, findings)
+
+
+def _log_texts(target: Target) -> list[str]:
+    """The logs of a record folder, as far as they are read for what they show of its code."""
+    if target.kind is not Kind.RECORD:
+        return []
+    found, left = [], LOG_BYTES
+    for file in target.files:
+        if file.suffix in (".log", ".txt") and file.bytes <= left:
+            found.append(file.text())
+            left -= file.bytes
+    return found
+
+
+def _readme(target: Target) -> Source | None:
+    """The README of a folder; one that cannot be read is said to be so where the folder is checked."""
+    file = next((file for file in target.files if re.fullmatch(r"(?i)readme(\.(md|txt|rst))?", file.path)), None)
+    if file is None or target.kind is Kind.SCRIPT:
+        return None
+    try:
+        return Source(file.path, file.text())
+    except OSError:
+        return None
+
+
+def _explained(finding: Finding, unpacked: Unpacked) -> bool:
+    """Whether it says that code is hidden which was unpacked, and is checked."""
+    if finding.check != "hidden-code" or not finding.flow:
+        return False
+    place = finding.flow[-1]
+    return (place.source.name, place.line) in unpacked.explained
+
+
+def is_unlimited(target: Target) -> bool:
+    """Whether a folder is for the contest's track without a limit on time: by where it lies, or by its own word."""
+    if target.kind is not Kind.RECORD:
+        return False
+    return bool(UNLIMITED_PLACE.search(str(target.root.absolute()))) or any(
+        UNLIMITED_TRACK.search(file.text())
+        for file in target.files
+        if file.suffix == ".json" and file.name.startswith("submission")
+    )
+
+
+def name_of(target: Target) -> str:
+    """What a report calls a target: the way to it from where the user stands."""
+    return str(target.root / target.files[0].path if target.kind is Kind.SCRIPT else target.root)
+
+
+def _attempt(step: str, work: Callable, otherwise, findings: list[Finding]):
+    """What `work` returns; if it fails, `otherwise`, and one more finding."""
+    try:
+        return work()
+    except (Exception, MemoryError, RecursionError) as error:
+        findings.append(_undecided(step, f"{type(error).__name__}: {str(error)[:200]}"))
+        return otherwise
+
+
+def _undecided(step: str, why: str) -> Finding:
+    return Finding("unreadable", Status.HOLD, f"{step} could not be analysed to the end ({why}); a person must read it")
+
+
+def _report(target: Target, sources: Sequence[Source], findings: Sequence[Finding]) -> Report:
+    return Report(name_of(target), tuple(dict.fromkeys(findings)), tuple(sources), root=str(target.root))

@@ -1,0 +1,189 @@
+"""The checks that follow tokens: caches keyed by what they predict, rescoring, training on validation tokens, SLOT,
+calibration. What is known comes from `flow_engine.py`, what came first from `flow_order.py`."""
+
+from __future__ import annotations
+
+from harness.compliance.findings import Finding, Place, Status
+from harness.compliance.flow_engine import Engine, TooMuch
+from harness.compliance.flow_order import Order
+from harness.compliance.flow_values import (
+    COUNT_OPEN,
+    COUNT_TARGET,
+    GENERATED,
+    TRAIN,
+    VAL,
+    Event,
+    Step,
+)
+
+STEPS_AT_MOST = 12
+TRAIN_SECONDS = 600
+KEPT_AT_LEAST = 3  # seconds for calibration; what keeps less may not fit
+
+
+def check_flow(program) -> list[Finding]:
+    """What the token checks say about a program; FLAG and HOLD, and CLEAN for what is recognised as allowed."""
+    engine = Engine(program)
+    try:
+        engine.run()
+        order = Order(engine.root, engine.real)
+    except (TooMuch, RecursionError):
+        return [_hold(program, f"{program.entry.source.name} is too large to follow its tokens: read it")]
+    findings = []
+    findings += target_keyed(program, order)
+    findings += out_of_order(program, order)
+    findings += calibration(program, order)
+    findings += not_followed(program, order)
+    if not order.complete:
+        findings.append(_hold(program, f"{program.entry.source.name} has too many paths to follow its tokens: read it"))
+    return findings
+
+
+def _hold(program, message) -> Finding:
+    return Finding(
+        "trains-on-val", Status.HOLD, message, (program.place(program.entry.tree, program.entry.source, ""),)
+    )
+
+
+def place(program, node, module, note) -> Place:
+    return program.place(node, (module or program.entry).source, note)
+
+
+def path(program, event: Event, note: str) -> tuple[Place, ...]:
+    """The steps that lead to an event, and the event."""
+    places = []
+    step: Step | None = event.value.step
+    while step is not None and len(places) < STEPS_AT_MOST:
+        one = place(program, step.node, step.module, step.note)
+        if not places or (one.line, one.note) != (places[-1].line, places[-1].note):
+            places.append(one)
+        step = step.before
+    places.reverse()
+    last = place(program, event.node, event.module, note)
+    return (*places, last)
+
+
+def target_keyed(program, order: Order) -> list[Finding]:
+    for event in order.scores:
+        if event.value.labels & COUNT_TARGET:
+            message = (
+                "the score mixes in a count that is read under a hash of the context and the very token that is "
+                "predicted, divided by the context's count: it is no distribution over the vocabulary"
+            )
+            note = "and added to the score"
+            return [Finding("target-keyed-cache", Status.FLAG, message, path(program, event, note))]
+    for event in order.scores:
+        if event.value.labels & COUNT_OPEN:
+            message = (
+                "the score mixes in one hashed count divided by another, and the program could not tell whether the "
+                "first key holds the predicted token: compare how the two keys are made"
+            )
+            return [Finding("target-keyed-cache", Status.HOLD, message, path(program, event, "and added to the score"))]
+    return []
+
+
+def out_of_order(program, order: Order) -> list[Finding]:
+    findings: dict[str, Finding] = {}
+    scored_tables = {tag for event in order.scores for tag in event.value.tags}
+    scored_reads = {tag[1] for tag in scored_tables if type(tag) is tuple and tag[0] == "read"}
+    trains = any(event.value.labels & TRAIN for event in order.updates)
+    for pair in order.pairs.values():
+        before, after = pair.before, pair.after
+        if after.kind == "read":
+            known = pair.state in scored_tables and after.node in scored_reads
+            if not known or pair.state.name == "unique":
+                continue
+            check = "two-pass-rescoring"
+            message = (
+                "a cache is filled with validation tokens, and after that the same tokens are scored with it: each "
+                "token finds itself in the cache"
+            )
+            first, second = "the cache is filled with validation tokens", "and then read to score them"
+        elif before is after:
+            check = "slot"
+            message = "a loss on validation tokens gives a gradient, and its result scores the same tokens"
+            first, second = "", "tokens are scored with what was fitted to them"
+        elif pair.state.root.kind == "parameter":
+            check = "slot"
+            message = "a vector is fitted to the loss of validation tokens, and these tokens are scored with it"
+            first, second = "a vector is fitted to the loss of validation tokens", "and the tokens are scored with it"
+        elif pair.again:
+            check = "two-pass-rescoring"
+            message = "validation tokens are scored once more after weights were adapted to them"
+            first, second = "weights are adapted to validation tokens", "and these are scored again"
+        elif before.value.labels & TRAIN or not trains:
+            check = "val-in-training"
+            message = "the training loop learns from validation tokens"
+            first, second = "the training loop updates weights with validation tokens", "the tokens are scored later"
+        else:
+            check = "trains-on-val"
+            message = "weights are updated with validation tokens before these are scored"
+            first, second = "weights are updated with validation tokens", "the tokens are scored later"
+        if check not in findings:
+            flow = (*(path(program, before, first) if first else ()), place(program, after.node, after.module, second))
+            if before is after:
+                flow = path(program, after, second)
+            findings[check] = Finding(check, Status.FLAG, message, flow)
+    bad = {pair.before.node for pair in order.pairs.values()}
+    legal = [(scored, update) for node, (scored, update) in order.legal.items() if node not in bad]
+    if legal:
+        scored, update = legal[0]
+        flow = (
+            place(program, scored.node, scored.module, "a chunk's loss is added to the score"),
+            place(program, update.node, update.module, "and then the weights learn from it"),
+        )
+        message = "test-time training that scores each chunk first"
+        findings["score-first-ttt"] = Finding("score-first-ttt", Status.CLEAN, message, flow)
+    return list(findings.values())
+
+
+def not_followed(program, order: Order) -> list[Finding]:
+    """A program that trains, but no tokens of a split were seen: nothing was shown, so a person must read it."""
+    if not order.updates:
+        return []
+    learned = any(event.value.labels & (TRAIN | VAL) for event in order.updates)
+    if order.scores and learned:
+        return []
+    what = "what is learned from" if order.scores else "how validation tokens become the score"
+    message = f"the program could not follow {what}: read how shards are loaded, and where they go"
+    node = order.updates[0].node
+    flow = (place(program, node, order.updates[0].module, "weights are updated here"),)
+    return [Finding("trains-on-val", Status.HOLD, message, flow)]
+
+
+def calibration(program, order: Order) -> list[Finding]:
+    findings = []
+    for event, trained in order.calibrations:
+        labels = event.value.labels
+        if labels & VAL:
+            message = "quantization is calibrated on validation tokens"
+            flow = path(program, event, "statistics for quantization are collected")
+            findings.append(Finding("calibration-data", Status.FLAG, message, flow))
+        elif labels & TRAIN and trained is not None:
+            seconds = order.training_seconds()
+            flow = (
+                place(program, trained.node, trained.module, "the training loop"),
+                *path(program, event, "after it, statistics for quantization are collected from train shards"),
+            )
+            if seconds is None:
+                message = (
+                    "quantization is calibrated on train shards after the training loop, and the program could not "
+                    "tell when that loop ends: see whether both fit into the 600 s"
+                )
+                findings.append(Finding("calibration-data", Status.HOLD, message, flow))
+            elif TRAIN_SECONDS - KEPT_AT_LEAST < seconds <= TRAIN_SECONDS:  # a longer clock is no record's
+                kept = TRAIN_SECONDS - seconds
+                message = "quantization is calibrated on train shards after the training loop, which " + (
+                    f"keeps only {kept:g} s for it: see in the logs whether both fit into the {TRAIN_SECONDS} s"
+                    if kept > 0
+                    else f"ends at {seconds:g} s: no time is kept for it"
+                )
+                findings.append(Finding("calibration-data", Status.HOLD if kept > 0 else Status.FLAG, message, flow))
+        elif labels & GENERATED and not labels & (TRAIN | VAL):
+            message = "quantization is calibrated on tokens that are random or sampled from the model"
+            flow = path(program, event, "statistics for quantization are collected")
+            findings.append(Finding("self-generated-calibration", Status.CLEAN, message, flow))
+    unique = {}
+    for finding in findings:
+        unique.setdefault(finding.check, finding)
+    return list(unique.values())

@@ -1,0 +1,93 @@
+"""What a README says that the code does, against what its documented run can do. Only what stands in code quotes is
+taken as a claim, because prose has too many ways to be about something else, and only in lines and under headings that
+do not speak of what was left out, tried, or done by others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from harness.compliance.findings import Finding, Place, Source, Status
+from harness.compliance.program import UNKNOWN, Class, Function, Program
+from harness.compliance.rules_conduct import READ_BY_LIBRARIES
+
+MAX_README = 500_000  # characters
+FENCE = re.compile(r"^\s*(```|~~~)")
+HEADING = re.compile(r"^\s*(#{1,6}\s|\*\*[^*]+\*\*\s*:?\s*$)")
+QUOTED = re.compile(r"`([^`\n]{2,80})`")
+SETTING = re.compile(r"([A-Z][A-Z0-9]*_[A-Z0-9_]+)\s*=\s*(1|[Tt]rue|[Oo]n|[Yy]es)")
+NAME = re.compile(r"([A-Za-z_]\w*[a-z]\w*)(?:\(\))?")
+COMMANDED = re.compile(r"(torchrun|python3?)\s")
+OF_OTHERS = re.compile(  # a line or section with one of these is not about what this record does
+    r"(?i)\b(not?|without|off|disabled?|never|unused|remov\w+|dropp\w+|replac\w+|previous\w*|earlier|legacy|baseline|tried"
+    r"|attempt\w*|fail\w*|negative|ablat\w*|future|would|could|might|if|optional\w*|planned|hurt\w*|worse|reject\w*"
+    r"|skip\w*|vs|compar\w+|credits?|lineage|prepar\w+|debug\w*|sweep\w*)\b|n't\b|#\d{2,}"
+)
+OFF = frozenset({"0", "", "false", "off", "no"})
+
+
+def check_readme(program: Program, readme: Source) -> Iterator[Finding]:
+    """dead-claim: switches that the README names as on, and that are off in the documented run; functions and classes
+    that it names and that this run cannot reach."""
+    read = dict(_switches_read(program))
+    words = {word for module in program.modules.values() for word in re.findall(r"\w+", module.source.text)}
+    unreached = _unreached(program)
+    said: set[str] = set()
+    for number, line, quoted in _claims(readme):
+        setting, name = SETTING.fullmatch(quoted), NAME.fullmatch(quoted)
+        message = ""
+        if setting and setting[1] not in said and not READ_BY_LIBRARIES.match(setting[1]):
+            variable = setting[1]
+            said.add(variable)
+            if read.get(variable) is False and variable not in program.unknown:
+                message = f"The README says {quoted}, but in the documented run {variable} is off"
+            elif variable not in words and variable not in program.environment:
+                message = f"The README says {quoted}, which no code reads"
+        elif name and name[1] in unreached and name[1] not in said:
+            said.add(name[1])
+            message = f"The README names `{name[1]}`, whose code the documented run cannot reach"
+        if message:
+            place = Place(readme, number, line.find(quoted) + 1, "claimed here")
+            yield Finding(
+                "dead-claim", Status.HOLD, f"{message}: see whether it is claimed to have an effect.", (place,)
+            )
+
+
+def _claims(readme: Source) -> Iterator[tuple[int, str, str]]:
+    """What stands in code quotes: number of the line from 1, line, text between the quotes."""
+    fenced = about_others = False
+    for number, line in enumerate(readme.text[:MAX_README].split("\n"), 1):
+        if FENCE.match(line):
+            fenced = not fenced
+        elif fenced:
+            continue
+        elif HEADING.match(line):
+            about_others = OF_OTHERS.search(line) is not None
+        elif not about_others and not OF_OTHERS.search(line):
+            for match in QUOTED.finditer(line):
+                if not COMMANDED.search(match[1]):
+                    yield number, line, match[1].strip()
+
+
+def _switches_read(program: Program) -> Iterator[tuple[str, bool | None]]:
+    """Variables that code which can run reads, and whether each is on; None where that cannot be told."""
+    for call in program.external_calls:
+        if call.name not in ("os.environ.get", "os.getenv") or not call.node.args:
+            continue
+        name = program.constant(call.node.args[0], call.scope)
+        value = program.constant(call.node, call.scope)
+        if isinstance(name, str):
+            off = value is None or value is False or value == 0 or (isinstance(value, str) and value.lower() in OFF)
+            yield name, None if value is UNKNOWN else not off
+
+
+def _unreached(program: Program) -> set[str]:
+    """Names of functions and classes of modules that run, none of which can be called, and that are nothing else."""
+    alive: set[str] = set()
+    dead: set[str] = set()
+    everything: list[Function | Class] = [*program.functions.values(), *program.classes.values()]
+    for one in everything:
+        name = one.node.name if isinstance(one, Class) else one.short_name
+        cannot_run = one.module in program.reached_modules and not program.is_reached(one)
+        (dead if cannot_run else alive).add(name)
+    return {name for name in dead - alive if len(name) > 3}

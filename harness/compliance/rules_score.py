@@ -1,0 +1,382 @@
+"""The number that is reported: where it comes from, over which bytes, tokens and data."""
+
+from __future__ import annotations
+
+import ast
+import math
+import posixpath
+import re
+from collections.abc import Iterator
+
+from harness.compliance.findings import Finding, Status
+from harness.compliance.program import UNKNOWN, Program, Scope
+from harness.compliance.slices import Slice
+
+SCORE = re.compile(r"(?<![a-z])(val_?bpb|val_?loss|bpb|bits_per_byte|val_nats)\b[\"']?\s*[:=]\s*$", re.IGNORECASE)
+WRITTEN_SCORE = re.compile(r"(?<![a-z])(val_?bpb|val_?loss)\s*[:=]\s*\d+\.\d+", re.IGNORECASE)
+REFERENCE = re.compile(
+    r"baseline|target|previous|reference|record|best|goal|expected|\bvs\b|delta|sota|leaderboard", re.I
+)
+FACTORS = (math.log(2), 1 / math.log(2), 1.0, -1.0, 8.0, 2.0)  # bits, nats, means over two
+PASSED_ON = frozenset({"item", "cpu", "float", "double", "mean", "sum", "to", "detach", "numpy", "tolist", "squeeze"})
+SPINE_CALLS = frozenset(
+    {"builtins.float", "builtins.round", "builtins.sum", "torch.tensor", "numpy.mean", "numpy.float64"}
+)
+TEXTS = frozenset({"builtins.str", "builtins.format", "builtins.repr", "builtins.round"})
+CLAMPS = frozenset({"builtins.min", "builtins.max", "torch.clamp", "numpy.clip", "numpy.minimum", "numpy.maximum"})
+CLAMP_METHODS = frozenset({"clamp", "clamp_max", "clamp_", "clip"})
+MAX_SPINE = 200
+
+PIECES = frozenset({"id_to_piece", "IdToPiece"})
+BYTE_TESTS = frozenset({"is_byte", "IsByte"})
+MARKER = "\u2581"
+
+TOKENIZER = re.compile(r"^fineweb_\d+_bpe(_v\d+)?\.model$")
+FEW_TOKENS = 30_000_000  # fewer than the split has with any tokenizer of the contest
+WINDOW_TOKENS = 100_000  # up to this many at a time are a window, a chunk or a batch
+
+
+def check_score(program: Program) -> Iterator[Finding]:
+    """constant-score: a score in the output that is written in the code, clamped or scaled."""
+    for node, _, scope, _ in program.live_of(ast.Call):
+        for argument in (*node.args, *(one.value for one in node.keywords)):
+            if isinstance(argument, ast.Constant | ast.JoinedStr | ast.BinOp | ast.Call | ast.Dict):
+                yield from _printed(program, argument, scope)
+        for label, value in zip(node.args, node.args[1:], strict=False):  # print("val_bpb:", value)
+            if isinstance(label, ast.Constant) and _names_score(label.value):
+                yield from _reported(program, value, scope)
+
+
+def _printed(program: Program, node: ast.expr, scope: Scope) -> Iterator[Finding]:
+    source = scope.module.source
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        written = WRITTEN_SCORE.search(node.value)
+        if written and not REFERENCE.search(node.value) and node.value.count("\n") < 3:
+            message = f"A score is printed that is written in the code: {written[0]}."
+            yield Finding("constant-score", Status.FLAG, message, (program.place(node, source, "the score is text"),))
+        return
+    for value in _score_values(node):
+        yield from _reported(program, value, scope)
+
+
+def _reported(program: Program, value: ast.expr, scope: Scope) -> Iterator[Finding]:
+    place = program.place(value, scope.module.source, "this is printed as the score")
+    while isinstance(value, ast.Call) and value.args and program.external(value.func, scope) in TEXTS:
+        value = value.args[0]
+    known = program.constants(value, scope)
+    if known and all(isinstance(one, int | float) and not isinstance(one, bool) and one > 0 for one in known):
+        if all(math.isfinite(one) for one in known):
+            message = f"The score that is printed is a constant, {known[0]}."
+            yield Finding("constant-score", Status.FLAG, message, (place,))
+    elif _is_written(program, value, scope):
+        message = "The score that is printed is a constant: what gives it back is a number written in the code."
+        yield Finding("constant-score", Status.FLAG, message, (place,))
+    else:
+        yield from _altered(program, value, scope)
+
+
+def _names_score(text: object) -> bool:
+    return isinstance(text, str) and SCORE.search(text) is not None and not REFERENCE.search(text[-60:])
+
+
+def _is_written(program: Program, value: ast.expr, scope: Scope) -> bool:
+    """Whether everything that a value may be, through names, calls and returns, is a number in the code."""
+    pending: list[tuple[ast.expr, Scope, tuple[int, ...]]] = [(value, scope, ())]
+    seen: set[ast.expr] = set()
+    numbers = 0
+    while pending and len(seen) < MAX_SPINE:
+        node, home, path = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        number = program.constant(node, home) if not path else UNKNOWN
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            numbers += number > 0 and math.isfinite(number)
+            continue
+        before = [] if isinstance(node, ast.BinOp) else list(_spine(program, node, home, path))
+        if not before:
+            return False
+        pending += before
+    return numbers > 0
+
+
+def _score_values(node: ast.expr) -> Iterator[ast.expr]:
+    """The expressions that a printed text puts behind the name of a score."""
+    if isinstance(node, ast.JoinedStr):
+        before = ""
+        for part in node.values:
+            if isinstance(part, ast.FormattedValue):
+                if _names_score(before):
+                    yield part.value
+                before = ""
+            elif isinstance(part, ast.Constant):
+                before = str(part.value)
+    elif isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values, strict=True):
+            if isinstance(key, ast.Constant) and isinstance(key.value, str) and _names_score(key.value + ":"):
+                yield value
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        label = node.left.right if isinstance(node.left, ast.BinOp) else node.left
+        if isinstance(label, ast.Constant) and _names_score(label.value):
+            yield node.right
+        if isinstance(node.left, ast.BinOp):
+            yield from _score_values(node.left)
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod) and isinstance(node.left, ast.Constant):
+        yield from _template(str(node.left.value), r"%[-+ 0#]*\d*(?:\.\d+)?[a-zA-Z]", node.right)
+    elif _method(node) == "format" and isinstance(node.func.value, ast.Constant) and not node.keywords:
+        yield from _template(str(node.func.value.value), r"\{[^{}]*\}", ast.Tuple(elts=node.args))
+
+
+def _template(text: str, field: str, values: ast.expr) -> Iterator[ast.expr]:
+    given = values.elts if isinstance(values, ast.Tuple) else [values]
+    position = 0
+    for match, value in zip(re.finditer(field, text), given, strict=False):
+        before = text[position : match.start()]
+        if _names_score(before):
+            yield value
+        position = match.end()
+
+
+def _altered(program: Program, value: ast.expr, scope: Scope) -> Iterator[Finding]:
+    """Clamps and constant factors between what scoring returns and what is printed."""
+    pending: list[tuple[ast.expr, Scope, tuple[int, ...]]] = [(value, scope, ())]
+    seen: set[ast.expr] = set()
+    printed = program.place(value, scope.module.source, "this is printed as the score")
+    while pending and len(seen) < MAX_SPINE:
+        node, home, path = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        reason = _alteration(program, node, home)
+        if reason:
+            place = program.place(node, home.module.source, reason)
+            yield Finding("constant-score", Status.FLAG, f"The reported score is altered: {reason}.", (place, printed))
+        pending += _spine(program, node, home, path)
+
+
+def _alteration(program: Program, node: ast.expr, scope: Scope) -> str | None:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div):
+        sides = (node.left, node.right) if isinstance(node.op, ast.Mult) else (node.right,)
+        for side in sides:
+            factor = program.constant(side, scope)
+            if isinstance(factor, int | float) and not isinstance(factor, bool) and not _is_factor(float(factor)):
+                return f"it is {'multiplied by' if isinstance(node.op, ast.Mult) else 'divided by'} {factor}"
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
+        for side in (node.left, node.right) if isinstance(node.op, ast.Add) else (node.right,):
+            term = program.constant(side, scope)
+            if isinstance(term, int | float) and not isinstance(term, bool) and abs(term) > 1e-6:
+                return f"{term} is {'added' if isinstance(node.op, ast.Add) else 'taken off'}"
+    if isinstance(node, ast.Call):
+        name = program.external(node.func, scope)
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if name in CLAMPS or (name is None and method in CLAMP_METHODS):
+            bounds = [program.constant(one, scope) for one in (*node.args, *(one.value for one in node.keywords))]
+            if any(isinstance(one, float) and one > 1e-3 and one != 1.0 for one in bounds):
+                return "it is clamped to a constant"
+    return None
+
+
+def _is_factor(value: float) -> bool:
+    return value == 0 or any(math.isclose(abs(value), abs(one), rel_tol=1e-5) for one in FACTORS)
+
+
+def _spine(
+    program: Program, node: ast.expr, scope: Scope, path: tuple[int, ...]
+) -> Iterator[tuple[ast.expr, Scope, tuple[int, ...]]]:
+    """What a number is the same as, or a product, quotient, sum or mean of."""
+    if isinstance(node, ast.Name):
+        _, bindings = program.lookup(node, scope)
+        for binding in bindings:
+            if binding.kind == "value" and binding.value is not None:
+                yield binding.value, binding.scope, binding.path + path
+            elif binding.kind == "parameter" and binding.scope.function is not None:
+                for value, home in program.passed(binding.scope.function, node.id):
+                    yield value, home, path
+    elif isinstance(node, ast.Tuple) and path and path[0] < len(node.elts):
+        yield node.elts[path[0]], scope, path[1:]
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div):
+        yield node.left, scope, ()
+        if isinstance(node.op, ast.Mult):
+            yield node.right, scope, ()
+    elif isinstance(node, ast.IfExp):
+        yield node.body, scope, path
+        yield node.orelse, scope, path
+    elif isinstance(node, ast.Call):
+        name = program.external(node.func, scope)
+        if (name in SPINE_CALLS or name in CLAMPS) and node.args:
+            yield node.args[0], scope, ()
+        elif isinstance(node.func, ast.Attribute) and node.func.attr in (PASSED_ON | CLAMP_METHODS):
+            yield node.func.value, scope, path
+        else:
+            for function in program.callees(node, scope):
+                if isinstance(function.node, ast.Lambda):
+                    yield function.node.body, function.scope, path
+                    continue
+                for one in program.returns(function):
+                    if one.value is not None:
+                        yield one.value, function.scope, path
+
+
+def check_bytes(program: Program) -> Iterator[Finding]:
+    """byte-count: the table of bytes for each token, and byte counts that come from files."""
+    tables: dict[Scope, ast.Call] = {}
+    for node, _, scope, _ in program.live_of(ast.Call):
+        if _method(node) in PIECES:
+            tables.setdefault(scope, node)
+    for scope, piece in tables.items():
+        nodes = [node for node, _, _ in program.live(scope)]
+        if any(_method(node) == "encode" or _is_len(program, node, scope) for node in nodes):
+            yield from _table(program, scope, nodes, piece)
+    for call in program.external_calls:
+        if call.name in ("glob.glob", "numpy.fromfile", "numpy.load", "builtins.open") and call.node.args:
+            name = program.constant(call.node.args[0], call.scope)
+            if isinstance(name, str) and re.search(
+                r"(?<![a-z])bytes?(?![a-z]).*\.(bin|npy|npz|pt)$", posixpath.basename(name)
+            ):
+                what = f"byte counts are read from {posixpath.basename(name)}"
+                place = program.place(call.node, call.scope.module.source, what)
+                message = f"The denominator of the score comes from a file: {what}. See how that file was made."
+                yield Finding("byte-count", Status.HOLD, message, (place,))
+
+
+def _method(node: ast.AST) -> str:
+    return node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
+
+
+def _is_len(program: Program, node: ast.AST, scope: Scope) -> bool:
+    if not isinstance(node, ast.Call) or not node.args or program.external(node.func, scope) != "builtins.len":
+        return False
+    return any(_method(one) in PIECES for one, _ in Slice(program, node.args[0], scope).nodes)
+
+
+def _table(program: Program, scope: Scope, nodes: list[ast.AST], piece: ast.Call) -> Iterator[Finding]:
+    place = program.place(piece, scope.module.source, "the pieces of the tokenizer are measured here")
+    lengths = [node for node in nodes if _is_len(program, node, scope)]
+    if not lengths:
+        return
+
+    def finding(status: Status, message: str, node: ast.AST | None = None, note: str = "") -> Finding:
+        more = (program.place(node, scope.module.source, note),) if node is not None else ()
+        return Finding("byte-count", status, message, (place, *more))
+
+    for length in lengths:
+        if not any(_method(one) == "encode" for one, _ in Slice(program, length.args[0], scope).nodes):
+            yield finding(
+                Status.FLAG, "The characters of pieces are counted, not their UTF-8 bytes.", length, "characters"
+            )
+    tests = [node for node in nodes if _method(node) in BYTE_TESTS or _is_byte_text(node)]
+    if not tests:
+        yield finding(
+            Status.FLAG, "Byte pieces such as <0xE2> are counted by the length of their names, not as one byte."
+        )
+    for node in nodes:
+        if isinstance(node, ast.If) and any(one in tests for one in ast.walk(node.test)) and not _negated(node.test):
+            for one in node.body:
+                value = one.value if isinstance(one, ast.Assign | ast.AugAssign) else None
+                counted = program.constant(value, scope) if value is not None else UNKNOWN
+                if isinstance(counted, int) and not isinstance(counted, bool) and counted != 1:
+                    yield finding(
+                        Status.FLAG, f"A byte piece is counted as {counted} bytes, not one.", one, "counted here"
+                    )
+    marked = [node for node in nodes if isinstance(node, ast.Constant) and node.value == MARKER]
+    if not marked:
+        yield finding(Status.FLAG, "The mark of a leading space is counted as the three bytes of its character.")
+        return
+    for node in nodes:
+        if _method(node) != "replace" or len(node.args) != 2 or program.constant(node.args[0], scope) != MARKER:
+            continue
+        other = program.constant(node.args[1], scope)
+        if other == " ":
+            message = "A leading space is counted at every token, also behind a boundary token where there is none."
+            yield finding(Status.HOLD, message + " See whether the difference matters.", node, "counted here")
+        elif other == "" and not _space_noted(nodes, marked):
+            yield finding(Status.FLAG, "The byte of a leading space is not counted.", node, "it is dropped here")
+    stripped = [node for node in nodes if _method(node) in ("lstrip", "removeprefix", "strip") or _drops_first(node)]
+    if stripped and not _space_noted(nodes, marked):
+        yield finding(Status.FLAG, "The byte of a leading space is not counted.", stripped[0], "it is dropped here")
+
+
+def _is_byte_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.lower().startswith("<0x")
+
+
+def _negated(test: ast.expr) -> bool:
+    return any(isinstance(one, ast.Not) for one in ast.walk(test))
+
+
+def _drops_first(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Subscript) or not isinstance(node.slice, ast.Slice):
+        return False
+    lower = node.slice.lower
+    return isinstance(lower, ast.Constant) and lower.value == 1 and node.slice.upper is None
+
+
+def _space_noted(nodes: list[ast.AST], marked: list[ast.AST]) -> bool:
+    """Whether anything besides the piece itself depends on the mark: a table of leading spaces, or one byte more."""
+    for node in nodes:
+        if isinstance(node, ast.If) and any(one in marked for one in ast.walk(node.test)):
+            stores = [one for one in (*node.body, *node.orelse) if isinstance(one, ast.Assign | ast.AugAssign)]
+            if any(isinstance(one, ast.AugAssign) or not isinstance(one.targets[0], ast.Name) for one in stores):
+                return True
+            if len(stores) > 1:
+                return True
+        uses = isinstance(node, ast.Assign | ast.AugAssign | ast.IfExp)
+        if uses and any(
+            one in marked for one in ast.walk(node.value if not isinstance(node, ast.IfExp) else node.test)
+        ):
+            value = node.value if not isinstance(node, ast.IfExp) else None
+            if value is None or _is_flag(value, marked):
+                return True
+    return False
+
+
+def _is_flag(value: ast.expr, marked: list[ast.AST]) -> bool:
+    """Whether a value is a test for the mark, not the piece without it."""
+    if isinstance(value, ast.Call) and _method(value) in ("replace", "lstrip", "removeprefix", "strip"):
+        return False
+    return any(one in marked for one in ast.walk(value)) and not any(_drops_first(one) for one in ast.walk(value))
+
+
+def check_data(program: Program) -> Iterator[Finding]:
+    """other-data: a tokenizer or dataset that is not the contest's, and scores of a part of the split."""
+    for call in program.external_calls:
+        if not call.name.startswith(("sentencepiece.SentencePieceProcessor", "tokenizers.Tokenizer.from_file")):
+            continue
+        arguments = [*call.node.args, *(one.value for one in call.node.keywords if one.arg in ("model_file", "path"))]
+        for argument in arguments[:1]:
+            name = program.constant(argument, call.scope)
+            if isinstance(name, str) and name.endswith((".model", ".json")):
+                base = posixpath.basename(name)
+                known = TOKENIZER.match(base)
+                if known is None:
+                    what = f"the tokenizer is {base}"
+                    place = program.place(call.node, call.scope.module.source, what)
+                    message = f"This is not one of the contest's tokenizers: {what}. See whether it may be used."
+                    yield Finding("other-data", Status.HOLD, message, (place,))
+    for node, statement, scope, _ in program.live_of(ast.Subscript):
+        if isinstance(node.slice, ast.Slice) and isinstance(node.ctx, ast.Load):
+            yield from _part(program, node, statement, scope)
+
+
+def _part(program: Program, node: ast.Subscript, statement: ast.stmt, scope: Scope) -> Iterator[Finding]:
+    """The first so many validation tokens, and no others."""
+    upper = node.slice.upper
+    if upper is None or (node.slice.lower is not None and program.constant(node.slice.lower, scope) != 0):
+        return
+    counts = [
+        one
+        for one in program.constants(upper, scope)
+        if isinstance(one, int) and not isinstance(one, bool) and WINDOW_TOKENS < one < FEW_TOKENS
+    ]
+    if not counts or not isinstance(statement, ast.Assign | ast.Return):
+        return
+    value = statement.value
+    if value is not node and not (isinstance(value, ast.Call) and node in ast.walk(value.func)):
+        return
+    texts = [one.value for one, _ in Slice(program, node.value, scope).nodes if isinstance(one, ast.Constant)]
+    names = {text for text in texts if isinstance(text, str)}
+    if any("val" in name for name in names):
+        what = f"only the first {max(counts):,} validation tokens are kept"
+        place = program.place(node, scope.module.source, what)
+        message = f"The score may be of a part of the split: {what}. See whether the reported score is of all."
+        yield Finding("other-data", Status.HOLD, message, (place,))

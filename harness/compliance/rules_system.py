@@ -1,0 +1,250 @@
+"""What code asks of the system around it: the network, other programs, compilers, binaries."""
+
+from __future__ import annotations
+
+import ast
+import posixpath
+import re
+import shlex
+from collections.abc import Iterator
+
+from harness.compliance.findings import Finding, Status
+from harness.compliance.program import UNKNOWN, ExternalCall, Program, Scope
+from harness.compliance.slices import Slice
+from harness.compliance.training import is_contestant
+
+NETWORK = (
+    "urllib.request.",
+    "urllib3.",
+    "requests.",
+    "http.client.",
+    "httpx.",
+    "aiohttp.",
+    "ftplib.",
+    "smtplib.",
+    "xmlrpc.",
+    "websocket.",
+    "websockets.",
+    "paramiko.",
+    "boto3.",
+    "s3fs.",
+    "gcsfs.",
+    "google.cloud.",
+    "gdown.",
+    "kagglehub.",
+    "huggingface_hub.",
+    "datasets.load_dataset",
+    "torch.hub.",
+    "wandb.init",
+    "wandb.login",
+    "mlflow.",
+    "comet_ml.",
+    "neptune.init",
+    "socket.socket",
+    "socket.create_connection",
+    "socket.getaddrinfo",
+)
+NETWORK_ERRORS = re.compile(r"\.(exceptions?|errors?)\b|Error$")
+URL = re.compile(r"^(https?|ftp|hf|s3|gs)://")
+DOWNLOADERS = frozenset(
+    {"curl", "wget", "pip", "pip3", "uv", "conda", "apt", "apt-get", "hf", "huggingface-cli", "aws", "gsutil", "ssh"}
+    | {"scp", "rsync", "nc", "npm", "aria2c"}
+)
+PROCESSES = frozenset(
+    {"subprocess.run", "subprocess.Popen", "subprocess.call", "subprocess.check_call", "subprocess.check_output"}
+    | {"subprocess.getoutput", "subprocess.getstatusoutput", "os.system", "os.popen", "os.execv", "os.execve"}
+    | {"os.execvp", "os.execvpe", "os.execl", "os.execlp", "os.spawnv", "os.spawnvp", "os.spawnl", "os.posix_spawn"}
+    | {"asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell", "pty.spawn"}
+)
+HARMLESS = frozenset(  # they report on the machine or the repository, or shorten Python; they run no code
+    {"nvidia-smi", "rocm-smi", "hostname", "uname", "lscpu", "nproc", "free", "df", "date", "whoami", "sysctl", "git"}
+    | {"cat", "ls", "lsb_release", "du", "ps", "uptime", "echo", "mkdir", "rm", "cp", "mv", "sync", "pyminify"}
+)
+LIBRARIES = frozenset(
+    {"ctypes.CDLL", "ctypes.PyDLL", "ctypes.cdll.LoadLibrary", "ctypes.WinDLL", "torch.ops.load_library"}
+    | {"torch.classes.load_library", "numpy.ctypeslib.load_library", "torch.jit.load", "torch.package.PackageImporter"}
+    | {"onnxruntime.InferenceSession", "cffi.FFI().dlopen"}
+)
+SYSTEM_LIBRARIES = re.compile(r"^lib(c|m|pthread|cuda|cudart|nvrtc|gomp|nvml|nvidia-ml|dl)\.so[.\d]*$")
+COMPILERS = frozenset(
+    {
+        "torch.utils.cpp_extension.load",
+        "torch.utils.cpp_extension.load_inline",
+        "cffi.FFI().verify",
+        "cffi.FFI().compile",
+    }
+    | {"cupy.RawKernel", "cupy.RawModule", "pycuda.compiler.SourceModule", "torch.cuda._compile_kernel"}
+)
+COMPILER_COMMANDS = re.compile(
+    r"^(gcc|g\+\+|cc|c\+\+|clang|clang\+\+|nvcc|rustc|go|cargo|make|cmake|ninja|tcc|gfortran)[-\d.]*$"
+)
+UNPICKLERS = frozenset({"pickle.loads", "pickle.load", "dill.loads", "cloudpickle.loads", "joblib.load"})
+DECODERS = ("base64.", "binascii.", "builtins.bytes.fromhex")
+
+
+def check_network(program: Program) -> Iterator[Finding]:
+    """network-at-eval: downloads, sockets and package installation in what trains or scores."""
+    if not is_contestant(program):
+        return
+    for call in program.external_calls:
+        reason = _network(program, call)
+        if reason is None:
+            continue
+        place = program.place(call.node, call.scope.module.source, reason)
+        if _certain(program, call):
+            yield Finding("network-at-eval", Status.FLAG, f"The network is used: {reason}.", (place,))
+        else:
+            message = f"The network may be used: {reason}. See whether this happens in a run of the contest."
+            yield Finding("network-at-eval", Status.HOLD, message, (place,))
+
+
+def _network(program: Program, call: ExternalCall) -> str | None:
+    if call.name.startswith(NETWORK) and not NETWORK_ERRORS.search(call.name):
+        return f"{call.name} is called"
+    if call.name.endswith(".from_pretrained") and not _local_path(program, call):
+        return f"{call.name} downloads what is not there yet"
+    if call.name in PROCESSES:
+        words = command_words(program, call)
+        program_name = posixpath.basename(words[0]) if words else ""
+        if program_name in DOWNLOADERS or words[1:3] == ["-m", "pip"]:
+            return f"`{' '.join(words)[:80]}` is run"
+        if program_name == "git" and {"clone", "fetch", "pull", "push"} & set(words[1:3]):
+            return f"`{' '.join(words)[:80]}` is run"
+        for name in ("sh", "bash"):
+            if program_name == name and any(word in DOWNLOADERS for text in words[1:] for word in text.split()):
+                return f"`{' '.join(words)[:80]}` is run"
+        return None
+    if call.name.startswith("builtins.") and call.name != "builtins.open":
+        return None
+    if call.name.startswith(("re.", "logging.", "sys.", "warnings.")) or not call.node.args:
+        return None
+    first = program.constant(call.node.args[0], call.scope)
+    return f"{call.name} reads {first}" if isinstance(first, str) and URL.match(first) else None
+
+
+def _local_path(program: Program, call: ExternalCall) -> bool:
+    first = program.constant(call.node.args[0], call.scope) if call.node.args else UNKNOWN
+    return isinstance(first, str) and first.startswith((".", "/"))
+
+
+def _certain(program: Program, call: ExternalCall) -> bool:
+    """Whether a call runs, if not on every rank then on one of them."""
+    if call.sure is True:
+        return True
+    if program.scope_reached(call.scope) is not True or any(program.handlers(call.statement)):
+        return False
+    unknown = [
+        (test, scope) for test, scope in program.conditions(call.statement) if program.truth(test, scope) is UNKNOWN
+    ]
+    return bool(unknown) and all(_about_rank(program, test, scope) for test, scope in unknown)
+
+
+def _about_rank(program: Program, test: ast.expr, scope: Scope) -> bool:
+    one = Slice(program, test, scope)
+    if "torch.distributed.get_rank" in one.calls():
+        return True
+    return any(isinstance(node, ast.Constant) and node.value in ("RANK", "LOCAL_RANK") for node, _ in one.nodes)
+
+
+def command_words(program: Program, call: ExternalCall) -> list[str]:
+    """The words of the command that a call of `PROCESSES` runs, as far as they are known; "?" stands for the others."""
+    arguments = [*call.node.args, *(one.value for one in call.node.keywords if one.arg in ("args", "cmd", "command"))]
+    if not arguments:
+        return []
+    if call.name.startswith(("os.spawn",)):
+        arguments = arguments[1:]
+    if call.name.startswith(("os.exec", "os.spawn", "os.posix", "asyncio.create_subprocess_exec")):
+        parts = arguments
+    else:
+        parts = _elements(program, arguments[0], call.scope)
+    if parts is None:
+        text = program.constant(arguments[0], call.scope)
+        if isinstance(text, list | tuple):
+            return [str(word) for word in text]
+        if isinstance(text, str):
+            try:
+                return shlex.split(text)
+            except ValueError:
+                return text.split()
+        known = [str(value) for value in program.constants(arguments[0], call.scope) if isinstance(value, str)]
+        return known[0].split() if known else ["?"]
+    words = []
+    for part in parts:
+        known = [one for one in program.constants(part, call.scope) if one is not None]  # shutil.which
+        value = known[0] if len(known) == 1 else UNKNOWN
+        if value is UNKNOWN:
+            value = "python" if program.external(part, call.scope) == "sys.executable" else "?"
+        words += [str(word) for word in value] if isinstance(value, list | tuple) else [str(value)]
+    return words
+
+
+def _elements(program: Program, node: ast.expr, scope: Scope) -> list[ast.expr] | None:
+    """The elements of a list display, also behind a name."""
+    if isinstance(node, ast.List | ast.Tuple):
+        return node.elts
+    if isinstance(node, ast.Name):
+        bindings = program.lookup(node, scope)[1]
+        if len(bindings) == 1 and isinstance(bindings[0].value, ast.List | ast.Tuple) and not bindings[0].path:
+            return bindings[0].value.elts
+    return None
+
+
+def check_hidden_code(program: Program) -> Iterator[Finding]:
+    """hidden-code: other programs, compilers, binaries and pickles. What `exec` runs is unpacked elsewhere."""
+    compiled = False
+    loaded: list[tuple[ExternalCall, str]] = []
+    for call in program.external_calls:
+        source = call.scope.module.source
+        if call.name in PROCESSES:
+            words = command_words(program, call)
+            name = posixpath.basename(words[0]) if words else "?"
+            if name in HARMLESS or name in DOWNLOADERS or _runs_known_file(program, words):
+                continue
+            compiled = compiled or COMPILER_COMMANDS.match(name) is not None
+            if COMPILER_COMMANDS.match(name):
+                what = f"the compiler `{name}` is run; read the source that it compiles"
+            elif name == "?":
+                what = "a command is run that could not be worked out"
+            else:
+                what = f"`{' '.join(words)[:80]}` is run; what it does is not in this code"
+            yield Finding(
+                "hidden-code",
+                Status.HOLD,
+                f"Another program is run: {what}.",
+                (program.place(call.node, source, what),),
+            )
+        elif call.name in COMPILERS:
+            compiled = True
+            what = f"{call.name} compiles other code at run time"
+            message = f"{what}: read its source, which this program cannot check."
+            yield Finding("hidden-code", Status.HOLD, message, (program.place(call.node, source, what),))
+        elif call.name in LIBRARIES:
+            path = program.constant(call.node.args[0], call.scope) if call.node.args else UNKNOWN
+            if path is None or (isinstance(path, str) and SYSTEM_LIBRARIES.match(posixpath.basename(path))):
+                continue
+            if call.node.args and "ctypes.util.find_library" in Slice(program, call.node.args[0], call.scope).calls():
+                continue
+            loaded.append((call, path if isinstance(path, str) else ""))
+        elif call.name in UNPICKLERS and call.node.args:
+            one = Slice(program, call.node.args[0], call.scope)
+            literal = any(isinstance(node, ast.Constant) and len(_text(node.value)) > 200 for node, _ in one.nodes)
+            if literal and any(name.startswith(DECODERS) for name in one.calls()):
+                what = "a pickle that is written in the code is loaded"
+                message = f"Code runs that cannot be read: {what}."
+                yield Finding("hidden-code", Status.HOLD, message, (program.place(call.node, source, what),))
+    for call, path in loaded:
+        what = f"the binary {path or 'that is loaded here'} is run"
+        place = (program.place(call.node, call.scope.module.source, what),)
+        if path and not compiled and call.sure is True:
+            yield Finding("hidden-code", Status.FLAG, f"Code runs that cannot be read: {what}.", place)
+        elif not compiled:
+            yield Finding("hidden-code", Status.HOLD, f"Code may run that cannot be read: {what}.", place)
+
+
+def _text(value: object) -> str | bytes:
+    return value if isinstance(value, str | bytes) else ""
+
+
+def _runs_known_file(program: Program, words: list[str]) -> bool:
+    names = {posixpath.basename(module.source.path) for module in program.modules.values()}
+    return any(posixpath.basename(word) in names for word in words)

@@ -1,0 +1,1286 @@
+"""Code that a script carries packed, or takes from a file beside it, found without executing anything.
+
+What reaches `exec`, `eval`, `runpy` or an import machinery is worked out by evaluating the expressions that lead there:
+constants, concatenations, slices, decoders and decompressors, files of the folder, assignments over several statements,
+functions of the script's own. The evaluator knows only what is listed here (`CALLS`, `METHODS`); everything else is
+unknown, with a reason, and code that stays unknown is a HOLD. Steps, layers and bytes are limited."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import binascii
+import bz2
+import codecs
+import contextlib
+import lzma
+import operator
+import posixpath
+import urllib.parse
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from harness.compliance.findings import Finding, Place, Source, Status
+from harness.compliance.inputs import Run, Target
+from harness.compliance.parsing import Unreadable, decode, parse
+
+MAX_LAYERS = 12  # code in code
+MAX_BYTES = 8_000_000  # of one value
+MAX_TOTAL_BYTES = 32_000_000  # that are decoded or decompressed for one file
+COPY = 16  # copying a byte or a name costs one sixteenth of decoding it or working it out
+MAX_ITEMS = 1_000_000  # of a list
+MAX_STEPS = 200_000  # expressions that are evaluated for one file
+MAX_CALLS = 12  # of the script's own functions inside each other
+MAX_INNER = 50  # pieces of code in one file
+
+# With none of these names a text executes nothing but what is in it as code.
+SUSPECTS = frozenset(
+    (
+        *("exec", "eval", "execfile", "__import__", "__builtins__", "builtins", "globals", "runpy", "marshal", "imp"),
+        *("zipimport", "importlib", "spec_from_file_location", "spec_from_loader", "SourceFileLoader", "FunctionType"),
+        *("SourcelessFileLoader", "CodeType", ".FunctionType", ".CodeType", ".__subclasses__", ".__globals__"),
+        ".__builtins__",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """sources: every source that could be parsed, packed code included; their text parses under this Python. runs: the
+    target's runs, one for each code that a run's entry executes. explained: (source name, line) of the calls that
+    execute text which is among the sources."""
+
+    sources: tuple[Source, ...]
+    runs: tuple[Run, ...]
+    findings: tuple[Finding, ...]
+    explained: frozenset[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Code that `source` executes at `line`."""
+
+    source: Source
+    by: Source
+    line: int
+
+
+def unpack_target(target: Target) -> Unpacked:
+    """Everything that a target's sources carry."""
+    sources: dict[str, Source] = {}
+    executed: dict[str, list[Inner]] = {}
+    findings: list[Finding] = []
+    shells: set[str] = set()
+    unknown = target.runs[0].unknown if target.runs else ()
+    environment: dict[str, object] = {**target.environment}
+    environment |= {name: _Unknown(f"it is the environment variable {name}") for name in unknown}
+
+    def read(path: str) -> bytes | None:
+        file = target.file(path)
+        return None if file is None else file.read(MAX_BYTES)
+
+    for source in target.sources:
+        result = _unpack(source, read, environment)
+        findings += result.findings
+        shells |= result.shells
+        for unpacked in result.sources:
+            sources.setdefault(unpacked.name, unpacked)
+        for inner in result.inners:
+            executed.setdefault(inner.by.name, []).append(inner)
+    runs = []
+    for run in target.runs:
+        for entry in _entries(run.entry.name, executed, shells, set()):
+            if entry in sources:
+                runs.append(Run(sources[entry], run.environment, run.arguments, run.unknown, run.where))
+    explained = frozenset((inner.by.name, inner.line) for inners in executed.values() for inner in inners)
+    return Unpacked(tuple(sources.values()), tuple(runs), tuple(findings), explained)
+
+
+def unpack(
+    source: Source, read: Callable[[str], bytes | None] = lambda path: None
+) -> tuple[list[Source], list[Finding]]:
+    """The source as this Python can parse it, what it carries, and what is to be said about it. read: the bytes of a
+    file beside it, by path, or nothing if there is no such file."""
+    result = _unpack(source, read, {})
+    return result.sources, result.findings
+
+
+def _entries(name: str, executed: Mapping[str, list[Inner]], shells: set[str], seen: set[str]) -> Iterator[str]:
+    """The sources that are the program when `name` is started: itself, unless all it does is to execute others."""
+    if name in seen:
+        return
+    seen.add(name)
+    if name not in shells:
+        yield name
+    for inner in executed.get(name, ()):
+        yield from _entries(inner.source.name, executed, shells, seen)
+
+
+@dataclass
+class _Result:
+    sources: list[Source] = field(default_factory=list)
+    inners: list[Inner] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    shells: set[str] = field(default_factory=set)
+
+
+def _unpack(source: Source, read: Callable[[str], bytes | None], environment: Mapping[str, object]) -> _Result:
+    result = _Result()
+    budget = _Budget()
+    waiting: list[tuple[Source, dict | None]] = [(source, None)]
+    names = {source.name}
+    while waiting:
+        current, scope = waiting.pop(0)
+        try:
+            parsed = parse(current.text)
+        except Unreadable as error:
+            place = Place(current, error.line, 1, "here")
+            result.findings.append(Finding("unreadable", Status.HOLD, f"{current.name} {error}", (place,)))
+            continue
+        current = Source(current.path, parsed.text, current.layers)
+        result.sources.append(current)
+        if SUSPECTS.isdisjoint(parsed.names):
+            continue
+        evaluator = _Evaluator(current, read, environment, budget)
+        try:
+            ended = evaluator.run(parsed.tree, scope)
+        except RecursionError:
+            message = "what it executes could not be worked out: its functions call each other without end"
+            result.findings.append(Finding("hidden-code", Status.HOLD, message, (Place(current, 1, 1, "here"),)))
+            continue
+        only_shell = _is_shell(parsed.tree, evaluator)
+        for sink in evaluator.sinks:
+            inner = _inner(current, sink, names)
+            if isinstance(inner, Finding):
+                result.findings.append(inner)
+                only_shell = False
+                continue
+            result.inners.append(Inner(inner, current, sink.line))
+            if inner.name in names:
+                continue
+            if len(inner.layers) > MAX_LAYERS or len(names) > MAX_INNER:
+                place = Place(current, sink.line, sink.column, "executed here")
+                message = f"code is packed in more than {MAX_LAYERS} layers or {MAX_INNER} pieces"
+                result.findings.append(Finding("hidden-code", Status.HOLD, message, (place,)))
+                break
+            names.add(inner.name)
+            if inner.layers:  # a file of its own is read and unpacked as such
+                waiting.append((inner, ended if sink.shares_scope else None))
+        if only_shell and evaluator.sinks:
+            result.shells.add(current.name)
+        if budget.steps <= 0 and not any(finding.check == "hidden-code" for finding in result.findings):
+            message = "what it executes could not be worked out to the end: that takes too long"
+            result.findings.append(Finding("hidden-code", Status.HOLD, message, (Place(current, 1, 1, "here"),)))
+    return result
+
+
+def _inner(source: Source, sink: _Sink, names: set[str]) -> Source | Finding:
+    """The code that a sink executes as a source, or why there is none."""
+    place = Place(source, sink.line, sink.column, "executed here")
+    value = sink.value
+    if isinstance(value, _Unknown):
+        message = f"what {sink.what} executes could not be worked out: {value.reason}"
+        return Finding("hidden-code", Status.HOLD, message, (place,))
+    if isinstance(value, _Code):
+        value = value.text
+    path, layers = _origin(value)
+    if isinstance(value, bytes):
+        try:
+            value = decode(value)
+        except Unreadable as error:
+            return Finding("hidden-code", Status.HOLD, f"what {sink.what} executes {error}", (place,))
+    if not isinstance(value, str):
+        return Finding("hidden-code", Status.HOLD, f"{sink.what} executes what is no text", (place,))
+    if path and not layers and path.endswith((".py", ".pyw")):
+        return Source(path, str(value).removeprefix("\ufeff"))
+    layers = (
+        (*source.layers, *(layers or (sink.what,))) if (path or source.path) == source.path else (layers or ("text",))
+    )
+    found = Source(path or source.path, str(value).removeprefix("\ufeff"), layers)
+    number = 2
+    while found.name in names:  # another piece, packed in the same way
+        found = Source(found.path, found.text, (*layers[:-1], f"{layers[-1]} {number}"))
+        number += 1
+    return found
+
+
+def _is_shell(tree: ast.Module, evaluator: _Evaluator) -> bool:
+    """Whether a module does nothing but prepare and execute code from elsewhere: it defines nothing, and every
+    statement is an import, an assignment, or the execution."""
+    lines = {sink.line for sink in evaluator.sinks}
+    for statement in tree.body:
+        known = isinstance(
+            statement, ast.Import | ast.ImportFrom | ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Pass
+        )
+        constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+        last = getattr(statement, "end_lineno", 0) or 0
+        executes = isinstance(statement, ast.Expr | ast.With | ast.If) and any(
+            statement.lineno <= line <= last for line in lines
+        )
+        if isinstance(statement, ast.With | ast.If) and executes:
+            executes = all(isinstance(inner, ast.Expr | ast.Assign) for inner in statement.body)
+        if not (known or constant or executes):
+            return False
+    return True
+
+
+# Values that are no Python constants.
+
+
+class _Bytes(bytes):
+    """Bytes that know which file and layers they come from."""
+
+    origin: tuple[str, tuple[str, ...]] = ("", ())
+
+
+class _Text(str):
+    """Text that knows which file and layers it comes from."""
+
+    __slots__ = ("origin",)
+
+
+def _origin(value: object) -> tuple[str, tuple[str, ...]]:
+    return getattr(value, "origin", ("", ()))
+
+
+def _marked(value: object, origin: tuple[str, tuple[str, ...]]) -> object:
+    """The same bytes or text, with an origin."""
+    if isinstance(value, bytes | bytearray):
+        marked: _Bytes | _Text = _Bytes(value)
+    elif isinstance(value, str):
+        marked = _Text(value)
+    else:
+        return value
+    marked.origin = origin
+    return marked
+
+
+@dataclass(frozen=True)
+class _Unknown:
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Something of a module, by its full name: "lzma.decompress"."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Code:
+    """What compile() gives."""
+
+    text: object
+
+
+@dataclass(frozen=True)
+class _Path:
+    path: str
+
+
+@dataclass(frozen=True)
+class _File:
+    path: str
+    binary: bool
+
+
+@dataclass(frozen=True)
+class _Loader:
+    """An import machinery's view of a file."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class _Method:
+    owner: object
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Own:
+    """A function of the script."""
+
+    node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+    scope: dict
+
+
+@dataclass
+class _Sink:
+    """A place where something is executed."""
+
+    what: str
+    line: int
+    column: int
+    value: object
+    shares_scope: bool
+
+
+@dataclass
+class _Budget:
+    steps: int = MAX_STEPS
+    bytes: int = MAX_TOTAL_BYTES
+
+
+class _Return(Exception):
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
+class _Stop(Exception):
+    """Why an expression is unknown."""
+
+
+COMPARABLE = (str, bytes, int, _Named, _Path, _Unknown)
+UNSEEN = _Unknown("it comes from somewhere that is not in the text")
+
+
+class _Evaluator:
+    """Evaluates one source, statement by statement."""
+
+    def __init__(
+        self,
+        source: Source,
+        read: Callable[[str], bytes | None],
+        environment: Mapping[str, object],
+        budget: _Budget,
+    ) -> None:
+        self.source = source
+        self.read_file = read
+        self.environment = environment
+        self.budget = budget
+        self.sinks: list[_Sink] = []
+        self.scopes: dict[ast.AST, dict] = {}  # of functions, where they were defined
+        self.called: set[ast.AST] = set()
+        self.depth = 0
+
+    def run(self, tree: ast.Module, scope: dict | None) -> dict:
+        """Evaluate a module, then the functions that nothing called; returns its names."""
+        names = self.copied(scope or {})
+        names["__file__"] = self.source.path
+        names.setdefault("__name__", "__main__")
+        names["__doc__"] = ast.get_docstring(tree, clean=False)
+        self.guarded(tree.body, names)
+        for node in ast.walk(tree):  # outer functions before those inside them
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node not in self.called:
+                inside = self.copied(self.scopes.get(node, names))
+                for argument in _arguments(node.args):
+                    inside[argument.arg] = _Unknown(f"it depends on the argument {argument.arg!r} of {node.name}()")
+                self.body_of(node, inside)
+        return names
+
+    def body_of(self, node: ast.FunctionDef | ast.AsyncFunctionDef, scope: dict) -> object:
+        self.called.add(node)
+        try:
+            self.statements(node.body, scope)
+        except _Return as returned:
+            return returned.value
+        return None
+
+    def copied(self, scope: dict) -> dict:
+        """Names for what may not change those outside; none when there are no steps left."""
+        self.budget.steps -= len(scope) // COPY
+        return dict(scope) if self.budget.steps > 0 else {}
+
+    # Statements
+
+    def statements(self, body: Iterable[ast.stmt], scope: dict) -> None:
+        for statement in body:
+            self.statement(statement, scope)
+
+    def statement(self, node: ast.stmt, scope: dict) -> None:
+        match node:
+            case ast.Assign():
+                value = self.value(node.value, scope)
+                for target in node.targets:
+                    self.assign(target, value, scope)
+            case ast.AnnAssign() if node.value is not None:
+                self.assign(node.target, self.value(node.value, scope), scope)
+            case ast.AugAssign():
+                load = ast.copy_location(_as_load(node.target), node)
+                value = self.binary(node.op, self.value(load, scope), self.value(node.value, scope))
+                self.assign(node.target, value, scope)
+            case ast.Expr():
+                self.value(node.value, scope)
+            case ast.Return():
+                raise _Return(self.value(node.value, scope) if node.value else None)
+            case ast.Import():
+                for alias in node.names:
+                    top = alias.name.partition(".")[0]
+                    scope[alias.asname or top] = _Named(alias.name if alias.asname else top)
+            case ast.ImportFrom():
+                module = f"{'.' * node.level}{node.module or ''}"
+                for alias in node.names:
+                    if alias.name == "*":
+                        scope.update(
+                            {name.rpartition(".")[2]: _named(name) for name in CALLS if name.startswith(f"{module}.")}
+                        )
+                    else:
+                        scope[alias.asname or alias.name] = _named(f"{module}.{alias.name}")
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                for decorator in node.decorator_list:
+                    self.value(decorator, scope)
+                self.scopes[node] = scope
+                scope[node.name] = _Own(node, scope) if not node.decorator_list else UNSEEN
+            case ast.ClassDef():
+                self.guarded(node.body, self.copied(scope))
+                scope[node.name] = UNSEEN
+            case ast.If():
+                test = self.value(node.test, scope)
+                if isinstance(test, bool | int | str | bytes | None):
+                    self.statements(node.body if test else node.orelse, scope)
+                else:
+                    self.branches([node.body, node.orelse], scope)
+            case ast.Try():
+                before = self.copied(scope)
+                returned = None
+                try:
+                    self.statements(node.body + node.orelse, scope)
+                except _Return as caught:
+                    returned = caught
+                for handler in node.handlers:
+                    self.guarded(handler.body, self.copied(before))
+                self.statements(node.finalbody, scope)
+                if returned is not None:
+                    raise returned
+            case ast.With() | ast.AsyncWith():
+                for item in node.items:
+                    value = self.value(item.context_expr, scope)
+                    if item.optional_vars is not None:
+                        self.assign(item.optional_vars, value, scope)
+                self.statements(node.body, scope)
+            case ast.For() | ast.AsyncFor():
+                self.loop(node, scope)
+            case ast.While():
+                self.value(node.test, scope)
+                self.forget(node.body, scope, "a loop changes it")
+                self.branches([node.body, node.orelse], scope)
+                self.forget(node.body, scope, "a loop changes it")
+            case ast.Match():
+                self.value(node.subject, scope)
+                self.branches([case.body for case in node.cases], scope)
+            case ast.Delete():
+                for target in node.targets:
+                    if isinstance(target, ast.Name):
+                        scope.pop(target.id, None)
+            case _:
+                for child in ast.iter_child_nodes(node):
+                    if isinstance(child, ast.expr):
+                        self.value(child, scope)
+
+    def guarded(self, body: list[ast.stmt], scope: dict) -> None:
+        """Statements after which others are still looked at, even if these return."""
+        with contextlib.suppress(_Return):
+            self.statements(body, scope)
+
+    def branches(self, bodies: list[list[ast.stmt]], scope: dict) -> None:
+        """Each body on its own; what they leave different is unknown."""
+        ends = []
+        for body in bodies:
+            end = self.copied(scope)
+            try:
+                self.statements(body, end)
+            except _Return:
+                continue
+            ends.append(end)
+        if not ends:
+            raise _Return(_Unknown("it depends on a condition"))
+        first, *others = ends
+        for name in set().union(*ends):
+            value = first.get(name, UNSEEN)
+            for end in others:
+                other = end.get(name, UNSEEN)
+                if other is not value and not _equal(other, value):
+                    value = _Unknown("it depends on a condition")
+                    break
+            scope[name] = value
+
+    def loop(self, node: ast.For | ast.AsyncFor, scope: dict) -> None:
+        items = self.value(node.iter, scope)
+        if isinstance(items, list | tuple | str | bytes | range) and len(items) <= 100_000:
+            for item in items:
+                self.budget.steps -= 1
+                if self.budget.steps <= 0:
+                    break
+                self.assign(node.target, item, scope)
+                self.statements(node.body, scope)
+            self.statements(node.orelse, scope)
+            return
+        self.assign(node.target, items if isinstance(items, _Unknown) else UNSEEN, scope)
+        self.forget(node.body, scope, "a loop changes it")
+        self.branches([node.body, node.orelse], scope)
+        self.forget(node.body, scope, "a loop changes it")
+
+    def forget(self, body: list[ast.stmt], scope: dict, reason: str) -> None:
+        for statement in body:
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    scope[node.id] = _Unknown(reason)
+
+    def assign(self, target: ast.expr, value: object, scope: dict) -> None:
+        match target:
+            case ast.Name():
+                scope[target.id] = value
+            case ast.Tuple() | ast.List():
+                plain = isinstance(value, tuple | list) and len(value) == len(target.elts)
+                for position, element in enumerate(target.elts):
+                    self.assign(element, value[position] if plain else UNSEEN, scope)
+            case ast.Starred():
+                self.assign(target.value, UNSEEN, scope)
+            case ast.Subscript() if isinstance(target.value, ast.Name):
+                owner = scope.get(target.value.id)
+                key = self.value(target.slice, scope)
+                if isinstance(owner, dict) and isinstance(key, str | int | bytes):
+                    scope[target.value.id] = {**owner, key: value}
+                elif isinstance(owner, list | bytearray | dict):
+                    scope[target.value.id] = _Unknown("it is changed in place")
+            case _:
+                self.visit_children(target, scope)
+
+    # Expressions
+
+    def value(self, node: ast.expr, scope: dict) -> object:
+        """What an expression is, as far as it can be known. Never raises for what the text holds."""
+        self.budget.steps -= 1
+        if self.budget.steps <= 0:
+            if self.budget.steps == 0 or isinstance(node, ast.Call):
+                return self.exhausted(node, scope)
+            return _Unknown("it takes too long to work out")
+        try:
+            return self.expression(node, scope)
+        except _Stop as stop:
+            return _Unknown(str(stop))
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            MemoryError,
+            TypeError,
+            ValueError,
+            OSError,
+            EOFError,
+            lzma.LZMAError,
+            zlib.error,
+            AssertionError,
+        ) as error:
+            return _Unknown(f"{type(error).__name__}: {str(error)[:100]}")
+
+    def exhausted(self, node: ast.expr, scope: dict) -> object:
+        """A call when there are no steps left: if it executes something, that is unknown."""
+        called = node.func if isinstance(node, ast.Call) else None
+        unknown = _Unknown("it takes too long to work out")
+        if isinstance(called, ast.Name) and called.id in ("exec", "eval"):
+            self.sink(node, called.id, unknown, False)
+        return unknown
+
+    def expression(self, node: ast.expr, scope: dict) -> object:
+        match node:
+            case ast.Constant():
+                return node.value
+            case ast.Name():
+                if node.id in scope:
+                    return scope[node.id]
+                if node.id in BUILTINS:
+                    return _Named(f"builtins.{node.id}")
+                if node.id == "__builtins__":
+                    return _Named("builtins")
+                return _Unknown(f"{node.id!r} is not known here")
+            case ast.BinOp():
+                return self.binary(node.op, self.value(node.left, scope), self.value(node.right, scope))
+            case ast.UnaryOp():
+                operand = self.known(self.value(node.operand, scope))
+                return UNARY[type(node.op)](operand)
+            case ast.BoolOp():
+                values = [self.value(value, scope) for value in node.values]
+                for value in values[:-1]:
+                    if bool(self.known(value)) == isinstance(node.op, ast.Or):
+                        return value
+                return values[-1]
+            case ast.Compare():
+                return self.compare(node, scope)
+            case ast.IfExp():
+                test = self.value(node.test, scope)
+                yes, no = self.value(node.body, scope), self.value(node.orelse, scope)
+                if isinstance(test, bool | int | str | bytes | None):
+                    return yes if test else no
+                return yes if _equal(yes, no) else _Unknown("it depends on a condition")
+            case ast.NamedExpr():
+                value = self.value(node.value, scope)
+                self.assign(node.target, value, scope)
+                return value
+            case ast.Tuple() | ast.List():
+                values = [self.value(element, scope) for element in node.elts]
+                return tuple(values) if isinstance(node, ast.Tuple) else values
+            case ast.Dict() if all(key is not None for key in node.keys):
+                keys = [self.known(self.value(key, scope)) for key in node.keys if key is not None]
+                return dict(zip(keys, [self.value(value, scope) for value in node.values], strict=True))
+            case ast.JoinedStr():
+                parts = [self.value(part, scope) for part in node.values]
+                return self.bounded("".join(str(self.known(part)) for part in parts), COPY)
+            case ast.FormattedValue():
+                value = self.known(self.value(node.value, scope))
+                plain = node.format_spec is None and node.conversion == -1 and isinstance(value, str | int)
+                return str(value) if plain else _Unknown("it is formatted text")
+            case ast.Subscript():
+                return self.subscript(node, scope)
+            case ast.Slice():
+                return slice(
+                    *(part and self.known(self.value(part, scope)) for part in (node.lower, node.upper, node.step))
+                )
+            case ast.Attribute():
+                return self.attribute(self.value(node.value, scope), node.attr)
+            case ast.Lambda():
+                self.value(node.body, self.copied(scope) | {argument.arg: UNSEEN for argument in _arguments(node.args)})
+                return _Own(node, scope)
+            case ast.ListComp() | ast.GeneratorExp():
+                return self.comprehension(node, scope)
+            case ast.Call():
+                return self.call(node, scope)
+            case ast.Await():
+                return self.value(node.value, scope)
+        self.visit_children(node, scope)
+        return _Unknown(f"the text does not say what line {getattr(node, 'lineno', 0)} gives")
+
+    def visit_children(self, node: ast.AST, scope: dict) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.expr):
+                self.value(child, scope)
+            elif isinstance(child, ast.comprehension):
+                self.assign(child.target, UNSEEN, scope)
+                self.value(child.iter, scope)
+
+    def known(self, value: object) -> object:
+        if isinstance(value, _Unknown):
+            raise _Stop(value.reason)
+        return value
+
+    def bounded(self, value: object, cost: int = 1) -> object:
+        """A value, if it is not too long; a byte of it costs 1/`cost` of the budget."""
+        if isinstance(value, str | bytes | bytearray | list | tuple):
+            if len(value) > MAX_BYTES:
+                raise _Stop(f"it is longer than {MAX_BYTES:,} bytes")
+            self.budget.bytes -= len(value) // cost
+            if self.budget.bytes < 0:
+                raise _Stop(f"the script unpacks to more than {MAX_TOTAL_BYTES:,} bytes")
+        return value
+
+    def binary(self, operation: ast.operator, left: object, right: object) -> object:
+        try:
+            left, right = self.known(left), self.known(right)
+            if isinstance(operation, ast.Mult):
+                for many, times in ((left, right), (right, left)):
+                    repeated = isinstance(many, str | bytes | list | tuple) and isinstance(times, int)
+                    if repeated and len(many) * max(times, 0) > MAX_BYTES:
+                        raise _Stop(f"it is longer than {MAX_BYTES:,} bytes")
+            if isinstance(operation, ast.Div) and isinstance(left, _Path):
+                return _Path(posixpath.join(left.path, str(right)))
+            if isinstance(left, int) and isinstance(right, int):
+                too_large = left.bit_length() > 10_000 or right.bit_length() > 10_000
+                if too_large or (isinstance(operation, ast.Pow | ast.LShift) and right > 10_000):
+                    raise _Stop("it is a huge number")
+            elif isinstance(left, str) and isinstance(operation, ast.Mod):
+                raise _Stop("it is formatted text")
+            if not all(isinstance(side, str | bytes | int | float | list | tuple) for side in (left, right)):
+                raise _Stop("it combines what is not known")
+            function = BINARY.get(type(operation))
+            if function is None:
+                raise _Stop("an operator is not known")
+            origin = _origin(left) if _origin(left) != ("", ()) else _origin(right)
+            return _marked(self.bounded(function(left, right), COPY), origin)
+        except _Stop as stop:
+            return _Unknown(str(stop))
+        except (ArithmeticError, TypeError, ValueError, MemoryError) as error:
+            return _Unknown(f"{type(error).__name__}: {str(error)[:100]}")
+
+    def compare(self, node: ast.Compare, scope: dict) -> object:
+        values = [self.value(node.left, scope), *(self.value(other, scope) for other in node.comparators)]
+        for value in values:
+            if not isinstance(self.known(value), str | bytes | int | float | None | list | tuple | dict):
+                raise _Stop("it depends on a condition")
+        return all(
+            COMPARE[type(operation)](left, right)
+            for operation, left, right in zip(node.ops, values, values[1:], strict=False)
+        )
+
+    def subscript(self, node: ast.Subscript, scope: dict) -> object:
+        owner, key = self.value(node.value, scope), self.known(self.value(node.slice, scope))
+        owner = self.known(owner)
+        if isinstance(owner, _Named) and isinstance(key, str):
+            if owner.name in ("globals()", "locals()", "vars()"):
+                return scope.get(key, _Named("builtins") if key == "__builtins__" else UNSEEN)
+            if owner.name == "os.environ":
+                return self.environment.get(key, _Unknown(f"it is the environment variable {key}"))
+            if owner.name == "sys.argv":
+                return UNSEEN
+            return _named(f"{owner.name}.{key}")  # vars(module)["name"]
+        if isinstance(owner, _Named) and owner.name == "sys.argv" and key == 0:
+            return self.source.path
+        if not isinstance(owner, str | bytes | list | tuple | dict):
+            raise _Stop("it is a part of what is not known")
+        found = owner[key]
+        return _marked(self.bounded(found, COPY), _origin(owner)) if isinstance(owner, str | bytes) else found
+
+    def attribute(self, owner: object, name: str) -> object:
+        owner = self.known(owner)
+        if isinstance(owner, _Named):
+            if name == "__dict__":
+                return owner
+            return _named(f"{owner.name}.{name}")
+        if isinstance(owner, _Path):
+            if name == "parent":
+                return _Path(posixpath.dirname(owner.path))
+            if name == "name":
+                return posixpath.basename(owner.path)
+        if isinstance(owner, _Loader) and name == "loader":
+            return owner
+        return _Method(owner, name)
+
+    def comprehension(self, node: ast.ListComp | ast.GeneratorExp, scope: dict) -> object:
+        first = node.generators[0]
+        items = self.value(first.iter, scope)
+        inside = self.copied(scope)
+        plain = len(node.generators) == 1 and isinstance(items, list | tuple | str | bytes | range)
+        if not plain or len(items) > MAX_ITEMS:
+            for generator in node.generators:
+                self.assign(generator.target, UNSEEN, inside)
+            self.value(node.elt, inside)
+            raise _Stop(items.reason if isinstance(items, _Unknown) else "it is made item by item")
+        made = []
+        for item in items:
+            self.assign(first.target, item, inside)
+            if all(self.known(self.value(test, inside)) for test in first.ifs):
+                made.append(self.known(self.value(node.elt, inside)))
+        return made
+
+    # Calls
+
+    def call(self, node: ast.Call, scope: dict) -> object:
+        function = self.value(node.func, scope)
+        arguments = []
+        for argument in node.args:
+            value = self.value(argument, scope)
+            if isinstance(argument, ast.Starred):
+                inner = self.value(argument.value, scope)
+                arguments.extend(inner if isinstance(inner, list | tuple) else [UNSEEN])
+            else:
+                arguments.append(value)
+        keywords = {word.arg: self.value(word.value, scope) for word in node.keywords if word.arg is not None}
+        for word in node.keywords:
+            if word.arg is None:
+                extra = self.value(word.value, scope)
+                keywords.update(extra if isinstance(extra, dict) else {})
+        if isinstance(function, _Own):
+            return self.own(function, arguments, keywords)
+        if isinstance(function, _Method):
+            return self.method(node, function, arguments, keywords)
+        if not isinstance(function, _Named):
+            raise _Stop(function.reason if isinstance(function, _Unknown) else "what is called is not known")
+        return self.named(node, function.name, arguments, keywords, scope)
+
+    def own(self, function: _Own, arguments: list, keywords: dict) -> object:
+        """A call of a function of the script's own."""
+        node = function.node
+        if self.depth >= MAX_CALLS:
+            raise _Stop("functions call each other too deeply")
+        inside = self.copied(function.scope)
+        names = [argument.arg for argument in node.args.posonlyargs + node.args.args]
+        defaults = node.args.defaults
+        for name, default in zip(names[len(names) - len(defaults) :], defaults, strict=True):
+            inside[name] = self.value(default, function.scope)
+        for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
+            inside[argument.arg] = UNSEEN if default is None else self.value(default, function.scope)
+        given = {**dict(zip(names, arguments, strict=False)), **keywords}
+        for argument in _arguments(node.args):
+            inside[argument.arg] = given.get(argument.arg, inside.get(argument.arg, UNSEEN))
+        self.depth += 1
+        try:
+            if isinstance(node, ast.Lambda):
+                return self.value(node.body, inside)
+            return self.body_of(node, inside)
+        finally:
+            self.depth -= 1
+
+    def sink(self, node: ast.Call, what: str, value: object, shares_scope: bool) -> None:
+        sink = _Sink(what, node.lineno, node.col_offset + 1, value, shares_scope)
+        if len(self.sinks) > 2 * MAX_INNER:
+            return  # more than are looked at
+        for other in self.sinks:
+            if (other.line, other.column) == (sink.line, sink.column) and _equal(other.value, value):
+                return  # met again, in a loop or another call
+        self.sinks.append(sink)
+
+    def named(self, node: ast.Call, name: str, arguments: list, keywords: dict, scope: dict) -> object:
+        """A call of something of a module."""
+        first = arguments[0] if arguments else next(iter(keywords.values()), UNSEEN)
+        match name:
+            case "builtins.exec" | "builtins.eval" | "builtins.execfile":
+                if name.endswith("execfile"):
+                    first = self.contents(first)
+                elif isinstance(first, _Named | _Loader | _Own | _Path):
+                    first = _Unknown("it is no text")
+                self.sink(node, name.rpartition(".")[2], first, True)
+                return UNSEEN
+            case "builtins.compile":
+                return _Code(self.known(first))
+            case "runpy.run_path":
+                self.sink(node, "runpy", self.contents(first), False)
+                return UNSEEN
+            case "runpy.run_module" | "runpy._run_module_as_main":
+                path = str(self.known(first)).replace(".", "/") + ".py"
+                if self.file(path) is None:
+                    first = _Unknown(f"there is no module {str(first)[:60]!r} in the folder")
+                else:
+                    first = self.contents(path)
+                self.sink(node, "runpy", first, False)
+                return UNSEEN
+            case "importlib.import_module" | "builtins.__import__":
+                if isinstance(first, _Unknown):
+                    self.sink(node, name.rpartition(".")[2], first, False)
+                    return UNSEEN
+                module = str(first)
+                return _Named(module if name.endswith("import_module") else module.partition(".")[0])
+            case "importlib.util.spec_from_file_location":
+                place = arguments[1] if len(arguments) > 1 else keywords.get("location", UNSEEN)
+                self.sink(node, "an import", self.contents(place), False)
+                return UNSEEN
+            case "importlib.machinery.SourceFileLoader" | "imp.load_source":
+                place = arguments[1] if len(arguments) > 1 else keywords.get("path", UNSEEN)
+                self.sink(node, "an import", self.contents(place), False)
+                return UNSEEN
+            case "importlib.machinery.SourcelessFileLoader" | "zipimport.zipimporter" | "imp.load_compiled":
+                self.sink(node, "an import", _Unknown("it is byte code or an archive"), False)
+                return UNSEEN
+            case "types.FunctionType" | "types.CodeType":
+                self.sink(node, name, _Unknown("it is made of byte code"), False)
+                return UNSEEN
+            case "marshal.loads" | "marshal.load" | "dill.loads" | "cloudpickle.loads":
+                return _Unknown(f"it is byte code ({name})")
+            case "builtins.getattr":
+                if len(arguments) >= 2 and isinstance(arguments[1], str):
+                    return self.attribute(first, arguments[1])
+            case "builtins.vars" if isinstance(first, _Named):
+                return first
+            case "builtins.globals" | "builtins.locals" | "builtins.vars":
+                return _Named(f"{name.rpartition('.')[2]}()")
+            case "builtins.open" | "io.open" | "codecs.open":
+                mode = arguments[1] if len(arguments) > 1 else keywords.get("mode", "r")
+                return _File(self.path(first), isinstance(mode, str) and "b" in mode)
+            case "os.environ.get" | "os.getenv":
+                if isinstance(first, str):
+                    default = arguments[1] if len(arguments) > 1 else keywords.get("default")
+                    return self.environment.get(first, default)
+            case "os.path.join" | "posixpath.join":
+                return posixpath.join(*(self.path(argument) for argument in arguments))
+            case "os.path.dirname" | "os.path.basename" | "posixpath.dirname":
+                return getattr(posixpath, name.rpartition(".")[2])(self.path(first))
+            case "os.path.abspath" | "os.path.realpath" | "os.path.normpath" | "os.fspath":
+                return self.path(first)
+            case "os.getcwd" | "pathlib.Path.cwd":
+                return "" if name.startswith("os") else _Path("")
+            case "pathlib.Path" | "pathlib.PurePath" | "pathlib.PosixPath":
+                return _Path(posixpath.join("", *(self.path(argument) for argument in arguments)))
+            case "builtins.map" if len(arguments) == 2:
+                items = self.known(arguments[1])
+                if isinstance(items, str | bytes | list | tuple) and len(items) <= MAX_ITEMS:
+                    return [self.apply(arguments[0], [item], node, scope) for item in items]
+        function = CALLS.get(name)
+        if function is None:
+            raise _Stop(f"it comes from {name.removeprefix('builtins.')}()")
+        for value in (*arguments, *keywords.values()):
+            self.known(value)
+        origin = next((_origin(value) for value in arguments if _origin(value) != ("", ())), ("", ()))
+        made = self.bounded(function(*arguments, **keywords))
+        layer = LAYERS.get(name)
+        return _marked(made, (origin[0], (*origin[1], layer) if layer else origin[1]))
+
+    def apply(self, function: object, arguments: list, node: ast.Call, scope: dict) -> object:
+        self.budget.steps -= 1
+        if self.budget.steps <= 0:
+            raise _Stop("it takes too long to work out")
+        if isinstance(function, _Own):
+            return self.known(self.own(function, arguments, {}))
+        if isinstance(function, _Named):
+            return self.known(self.named(node, function.name, arguments, {}, scope))
+        raise _Stop("what is called is not known")
+
+    def method(self, node: ast.Call, method: _Method, arguments: list, keywords: dict) -> object:
+        owner, name = method.owner, method.name
+        if isinstance(owner, _File):
+            if name in ("read", "readlines", "read1") and not arguments:
+                data = self.contents(owner.path, owner.binary)
+                return data if name != "readlines" else self.known(data).splitlines(keepends=True)
+            raise _Stop(f"it is a part of the file {owner.path!r}")
+        if isinstance(owner, _Path):
+            match name:
+                case "read_text" | "read_bytes":
+                    return self.contents(owner.path, name == "read_bytes")
+                case "open":
+                    mode = arguments[0] if arguments else keywords.get("mode", "r")
+                    return _File(owner.path, isinstance(mode, str) and "b" in mode)
+                case "resolve" | "absolute" | "expanduser":
+                    return owner
+                case "joinpath":
+                    return _Path(posixpath.join(owner.path, *(self.path(argument) for argument in arguments)))
+                case "with_name":
+                    return _Path(posixpath.join(posixpath.dirname(owner.path), self.path(arguments[0])))
+                case "with_suffix":
+                    return _Path(posixpath.splitext(owner.path)[0] + self.path(arguments[0]))
+                case "as_posix" | "__str__" | "__fspath__":
+                    return owner.path
+            raise _Stop(f"it comes from the method {name}() of a path")
+        if isinstance(owner, dict) and name == "get" and arguments:
+            return owner.get(self.known(arguments[0]), arguments[1] if len(arguments) > 1 else None)
+        if isinstance(owner, list) and name in ("append", "extend") and len(arguments) == 1:
+            added = arguments[0]
+            if name == "append":
+                owner.append(added)
+            else:
+                owner.extend(self.known(added) if isinstance(added, list | tuple | str | bytes) else [UNSEEN])
+            return None
+        if isinstance(owner, str | bytes) and name in METHODS:
+            for value in (*arguments, *keywords.values()):
+                self.known(value)
+            if name == "join":
+                parts = [self.known(part) for part in arguments[0]]
+                if sum(map(len, parts)) + len(owner) * len(parts) > MAX_BYTES:
+                    raise _Stop(f"it is longer than {MAX_BYTES:,} bytes")
+                origin = next((_origin(part) for part in parts if _origin(part) != ("", ())), _origin(owner))
+                return _marked(self.bounded(owner.join(parts), COPY), origin)
+            if name == "replace" and len(arguments) >= 2:
+                count = owner.count(arguments[0]) if arguments[0] else len(owner) + 1
+                if count * len(arguments[1]) > MAX_BYTES:
+                    raise _Stop(f"it is longer than {MAX_BYTES:,} bytes")
+            if name in ("encode", "decode"):
+                encoding = str((arguments or list(keywords.values()) or ["utf-8"])[0]).lower()
+                if encoding not in ENCODINGS:
+                    raise _Stop(f"it is encoded as {encoding[:40]!r}")
+            if "split" in name and len(owner) > MAX_ITEMS:
+                raise _Stop("it is split into too many pieces")
+            made = getattr(owner, name)(*arguments, **keywords)
+            return _marked(self.bounded(made, COPY), _origin(owner))
+        if isinstance(owner, _Decompressor) and name == "decompress":
+            data = self.known(arguments[0])
+            made = self.bounded(owner.function(data))
+            return _marked(made, (_origin(data)[0], (*_origin(data)[1], owner.layer)))
+        if isinstance(owner, _Decompressor) and name == "flush":
+            return b""
+        raise _Stop(f"it comes from the method {name}()")
+
+    # Files
+
+    def path(self, value: object) -> str:
+        value = self.known(value)
+        if isinstance(value, _Path):
+            return value.path
+        if isinstance(value, str):
+            return str(value)
+        raise _Stop("a file name is not known")
+
+    def file(self, path: str) -> tuple[str, bytes] | None:
+        """The file of the folder that a path means, from the folder of the script or any folder above it."""
+        path = posixpath.normpath(path.lstrip("/")) if path else ""
+        parts = [part for part in path.split("/") if part not in ("..", ".")]
+        here = posixpath.dirname(self.source.path)
+        for start in range(len(parts)):
+            tail = "/".join(parts[start:])
+            for candidate in dict.fromkeys((posixpath.join(here, tail), tail)):
+                data = self.read_file(candidate)
+                if data is not None:
+                    return candidate, data
+        return None
+
+    def contents(self, value: object, binary: bool = False) -> object:
+        """What is in a file of the folder."""
+        if isinstance(value, _Unknown):
+            return value
+        try:
+            path = self.path(value)
+            found = self.file(path)
+        except _Stop as stop:
+            return _Unknown(str(stop))
+        except OSError as error:
+            return _Unknown(f"a file cannot be read: {error.strerror}")
+        if found is None:
+            return _Unknown(f"there is no file {path[:100]!r} in the folder")
+        name, data = found
+        self.bounded(data)
+        if binary:
+            return _marked(data, (name, ()))
+        try:
+            return _marked(decode(data), (name, ()))
+        except Unreadable as error:
+            return _Unknown(f"{name[:100]} {error}")
+
+
+def _named(name: str) -> object:
+    """Something of a module, or its value if that is a constant."""
+    return CONSTANTS.get(name, _Named(name))
+
+
+def _arguments(arguments: ast.arguments) -> list[ast.arg]:
+    named = arguments.posonlyargs + arguments.args + arguments.kwonlyargs
+    return named + [extra for extra in (arguments.vararg, arguments.kwarg) if extra is not None]
+
+
+def _as_load(target: ast.expr) -> ast.expr:
+    if isinstance(target, ast.Name):
+        return ast.Name(target.id, ast.Load())
+    return target
+
+
+def _equal(left: object, right: object) -> bool:
+    return any(isinstance(left, kind) and isinstance(right, kind) and left == right for kind in COMPARABLE)
+
+
+# What may be called. Decompressors stop at the limit; the largest value is checked before it is made.
+
+
+@dataclass(frozen=True)
+class _Decompressor:
+    function: Callable[[bytes], bytes]
+    layer: str
+
+
+def _as_bytes(data: object) -> bytes:
+    if isinstance(data, str):
+        return data.encode("latin-1")
+    if not isinstance(data, bytes | bytearray):
+        raise TypeError("what is to be unpacked is no bytes")
+    return bytes(data)
+
+
+def _too_large() -> _Stop:
+    return _Stop(f"it unpacks to more than {MAX_BYTES:,} bytes")
+
+
+def _inflate(data: object, wbits: int = zlib.MAX_WBITS, bufsize: int = 0) -> bytes:
+    unpacker = zlib.decompressobj(wbits)
+    made = unpacker.decompress(_as_bytes(data), MAX_BYTES + 1)
+    if len(made) > MAX_BYTES:
+        raise _too_large()
+    if not unpacker.eof:
+        raise _Stop("its compressed data end too early")
+    return made
+
+
+def _gunzip(data: object) -> bytes:
+    return _inflate(data, 31)
+
+
+def _unlzma(data: object, format: int = lzma.FORMAT_AUTO, memlimit: object = None, filters: object = None) -> bytes:
+    memory = None if format == lzma.FORMAT_RAW else 256_000_000
+    chain = None
+    if filters is not None:
+        if not isinstance(filters, list | tuple):
+            raise _Stop("its filters are not known")
+        chain = [{key: value for key, value in dict(one).items() if isinstance(value, int)} for one in filters]
+        if any(one.get("dict_size", 0) > 256_000_000 for one in chain):
+            raise _Stop("its dictionary is too large")
+    unpacker = lzma.LZMADecompressor(format, memory, chain)
+    made = unpacker.decompress(_as_bytes(data), MAX_BYTES + 1)
+    if len(made) > MAX_BYTES:
+        raise _too_large()
+    return made
+
+
+def _bunzip(data: object) -> bytes:
+    made = bz2.BZ2Decompressor().decompress(_as_bytes(data), MAX_BYTES + 1)
+    if len(made) > MAX_BYTES:
+        raise _too_large()
+    return made
+
+
+def _unbrotli(data: object) -> bytes:
+    import brotli  # here, because few scripts need it
+
+    unpacker = brotli.Decompressor()
+    try:
+        made = [unpacker.process(_as_bytes(data), output_buffer_limit=1_000_000)]
+        while not unpacker.is_finished():
+            made.append(unpacker.process(b"", output_buffer_limit=1_000_000))
+            if not made[-1]:
+                raise _Stop("its compressed data end too early")
+            if sum(map(len, made)) > MAX_BYTES:
+                raise _too_large()
+    except brotli.error as error:
+        raise _Stop(f"it is not brotli's: {error}") from None
+    return b"".join(made)
+
+
+def _codec(data: object, encoding: object = "utf-8", errors: object = "strict") -> object:
+    name = str(encoding).lower().replace("_", "-")
+    match name:
+        case "base64" | "base-64":
+            return base64.b64decode(_as_bytes(data))
+        case "hex" | "hex-codec":
+            return binascii.unhexlify(_as_bytes(data))
+        case "zlib" | "zip":
+            return _inflate(data)
+        case "bz2":
+            return _bunzip(data)
+        case "rot13" | "rot-13":
+            return codecs.decode(str(data), "rot13")
+    if name not in ENCODINGS:
+        raise _Stop(f"it is encoded as {name[:40]!r}")
+    return _as_bytes(data).decode(name)
+
+
+def _bytes_of(value: object = b"", encoding: object = None) -> bytes:
+    if isinstance(value, int) and value > MAX_BYTES:
+        raise _too_large()
+    if isinstance(value, str) and str(encoding).lower() in ENCODINGS:
+        return value.encode(str(encoding))
+    if isinstance(value, int | bytes | bytearray):
+        return bytes(value)
+    return bytes(_few(value))
+
+
+def _text_of(value: object = "", encoding: object = None, errors: object = "strict") -> str:
+    if isinstance(value, bytes) and encoding is not None and str(encoding).lower() in ENCODINGS:
+        return value.decode(str(encoding))
+    if isinstance(value, str | int | bool):
+        return str(value)
+    if isinstance(value, _Path):
+        return value.path
+    raise _Stop("it is formatted text")
+
+
+def _few(items: object = ()) -> list:
+    """The items, if they are a list, text or range of not too many."""
+    if not isinstance(items, str | bytes | list | tuple | range | dict) or len(items) > MAX_ITEMS:
+        raise _Stop("it is made of too many items")
+    return list(items)
+
+
+def _least(*items: object) -> object:
+    return min(_few(items[0]) if len(items) == 1 else items)
+
+
+def _most(*items: object) -> object:
+    return max(_few(items[0]) if len(items) == 1 else items)
+
+
+def _pairs(*rows: object) -> list:
+    return [tuple(pair) for pair in zip(*map(_few, rows), strict=False)]
+
+
+ENCODINGS = frozenset(("utf-8", "utf8", "utf_8", "utf-8-sig", "ascii", "latin-1", "latin1", "latin_1", "iso-8859-1"))
+METHODS = frozenset(
+    (
+        *("encode", "decode", "replace", "strip", "lstrip", "rstrip", "join", "split", "rsplit", "splitlines"),
+        *("partition", "rpartition", "lower", "upper", "swapcase", "translate", "removeprefix", "removesuffix"),
+        *("hex", "find", "rfind", "index", "rindex", "startswith", "endswith", "count", "__getitem__"),
+    )
+)
+UNARY = {ast.Not: operator.not_, ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Invert: operator.invert}
+BINARY = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+    ast.BitXor: operator.xor,
+    ast.BitAnd: operator.and_,
+    ast.BitOr: operator.or_,
+    ast.LShift: operator.lshift,
+    ast.RShift: operator.rshift,
+}
+COMPARE = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
+    ast.In: lambda item, items: item in items,
+    ast.NotIn: lambda item, items: item not in items,
+}
+LAYERS = {
+    "lzma.decompress": "lzma",
+    "zlib.decompress": "zlib",
+    "gzip.decompress": "gzip",
+    "bz2.decompress": "bz2",
+    "brotli.decompress": "brotli",
+    "base64.b64decode": "base64",
+    "base64.standard_b64decode": "base64",
+    "base64.urlsafe_b64decode": "base64",
+    "base64.decodebytes": "base64",
+    "base64.b32decode": "base32",
+    "base64.b16decode": "hex",
+    "base64.b85decode": "base85",
+    "base64.a85decode": "ascii85",
+    "binascii.a2b_base64": "base64",
+    "binascii.unhexlify": "hex",
+    "binascii.a2b_hex": "hex",
+    "builtins.bytes.fromhex": "hex",
+    "codecs.decode": "codec",
+    "urllib.parse.unquote": "url",
+}
+CALLS: dict[str, Callable] = {
+    "lzma.decompress": _unlzma,
+    "lzma.LZMADecompressor": lambda *words, **named: _Decompressor(lambda data: _unlzma(data, *words, **named), "lzma"),
+    "zlib.decompress": _inflate,
+    "zlib.decompressobj": lambda wbits=zlib.MAX_WBITS: _Decompressor(lambda data: _inflate(data, wbits), "zlib"),
+    "gzip.decompress": _gunzip,
+    "bz2.decompress": _bunzip,
+    "bz2.BZ2Decompressor": lambda: _Decompressor(_bunzip, "bz2"),
+    "brotli.decompress": _unbrotli,
+    "brotli.Decompressor": lambda: _Decompressor(_unbrotli, "brotli"),
+    "base64.b64decode": base64.b64decode,
+    "base64.standard_b64decode": base64.standard_b64decode,
+    "base64.urlsafe_b64decode": base64.urlsafe_b64decode,
+    "base64.decodebytes": base64.decodebytes,
+    "base64.b32decode": base64.b32decode,
+    "base64.b16decode": base64.b16decode,
+    "base64.b85decode": base64.b85decode,
+    "base64.a85decode": base64.a85decode,
+    "binascii.a2b_base64": binascii.a2b_base64,
+    "binascii.unhexlify": binascii.unhexlify,
+    "binascii.a2b_hex": binascii.unhexlify,
+    "codecs.decode": _codec,
+    "urllib.parse.unquote": urllib.parse.unquote,
+    "builtins.bytes": _bytes_of,
+    "builtins.bytearray": _bytes_of,
+    "builtins.bytes.fromhex": bytes.fromhex,
+    "builtins.bytearray.fromhex": bytes.fromhex,
+    "builtins.memoryview": _as_bytes,
+    "builtins.str": _text_of,
+    "builtins.chr": chr,
+    "builtins.ord": ord,
+    "builtins.int": lambda value=0, base=None: int(value) if base is None else int(value, base),
+    "builtins.len": len,
+    "builtins.min": _least,
+    "builtins.max": _most,
+    "builtins.range": range,
+    "builtins.list": _few,
+    "builtins.tuple": lambda items=(): tuple(_few(items)),
+    "builtins.reversed": lambda items: _few(items)[::-1],
+    "builtins.sorted": lambda items: sorted(_few(items)),
+    "builtins.zip": _pairs,
+    "builtins.enumerate": lambda items, start=0: list(enumerate(_few(items), start)),
+    "builtins.dict": lambda **named: dict(named),
+}
+BUILTINS = frozenset(
+    (
+        *(name.split(".")[1] for name in CALLS if name.startswith("builtins.")),
+        *("exec", "eval", "execfile", "compile", "getattr", "vars", "globals", "locals", "open", "map", "__import__"),
+        *("print", "isinstance", "hasattr", "setattr", "type", "super", "float", "bool", "sum", "any", "all", "set"),
+        *("input", "iter", "next", "abs", "round", "id", "hash", "repr", "format", "filter", "object", "property"),
+    )
+)
+CONSTANTS = {
+    "lzma.FORMAT_RAW": lzma.FORMAT_RAW,
+    "lzma.FORMAT_XZ": lzma.FORMAT_XZ,
+    "lzma.FORMAT_ALONE": lzma.FORMAT_ALONE,
+    "lzma.FORMAT_AUTO": lzma.FORMAT_AUTO,
+    "lzma.FILTER_LZMA1": lzma.FILTER_LZMA1,
+    "lzma.FILTER_LZMA2": lzma.FILTER_LZMA2,
+    "lzma.FILTER_DELTA": lzma.FILTER_DELTA,
+    "lzma.FILTER_X86": lzma.FILTER_X86,
+    "zlib.MAX_WBITS": zlib.MAX_WBITS,
+}

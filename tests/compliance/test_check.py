@@ -1,0 +1,197 @@
+"""A target gets everything that each step has to say about it; a step that fails, or a target that kills its process,
+is a finding and no more."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.compliance import check
+from harness.compliance.findings import Finding, Place, Source, Status
+from harness.compliance.unpack import Unpacked
+from harness.errors import InputError
+
+Write = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_file(path: str, text: str = "print(1)\n") -> Path:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+        return tmp_path / path
+
+    return write_file
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Steps that say little; a test replaces what it is about."""
+
+    def replace(**functions) -> None:
+        for name, function in functions.items():
+            monkeypatch.setattr(check, name, function)
+
+    replace(
+        check_code=lambda sources, entry, *_: [],
+        check_record_folder=lambda target: [],
+    )
+    return replace
+
+
+def checked(*paths: Path) -> list[check.Report]:
+    return check.check_all(check.find_targets(paths))
+
+
+def record(write: Write, folder: str, code: str = "print(1)\n") -> Path:
+    write(f"{folder}/submission.json", "{}")
+    write(f"{folder}/README.md", "# Mine\n")
+    return write(f"{folder}/train_gpt.py", code).parent
+
+
+def test_each_step_has_its_say(write, steps) -> None:
+    seen = {}
+
+    def unpack_target(target):
+        inner = Source("train_gpt.py", "inner = 1\n", ("lzma",))
+        runs = tuple(dataclasses.replace(run, entry=inner) for run in target.runs)
+        return Unpacked((inner,), runs, (Finding("hidden-code", Status.HOLD, "packed"),), frozenset())
+
+    def check_code(sources, entry, *_):
+        seen.update(sources=sources, entry=entry)
+        return [Finding("slot", Status.FLAG, "shown", (Place(entry, 1, 1, "here"),))]
+
+    def check_record_folder(target):
+        return [Finding("record-seeds", Status.HOLD, target.name)]
+
+    steps(unpack_target=unpack_target, check_code=check_code, check_record_folder=check_record_folder)
+    folder = record(write, "mine")
+    (report,) = checked(folder)
+    assert (report.target, report.root, report.status) == (str(folder), str(folder), Status.FLAG)
+    assert [finding.check for finding in report.findings] == ["hidden-code", "slot", "record-seeds"]
+    assert seen == {}, "the code was checked in this process"
+    assert [source.name for source in report.sources] == ["train_gpt.py!lzma"]
+    assert report.findings[1].flow[0].text == "inner = 1"
+
+
+def test_code_that_was_unpacked_is_not_hidden(write, steps) -> None:
+    steps(
+        check_code=lambda sources, entry, *_: [
+            Finding("hidden-code", Status.HOLD, f"line {line}", (Place(sources[0], line, 1, "executed here"),))
+            for line in (1, 2)
+        ]
+    )
+    (report,) = checked(write("train.py", "exec('a = 1')\nexec(input())\n"))
+    assert {finding.flow[-1].line for finding in report.findings if finding.check == "hidden-code"} == {2}
+
+
+def test_a_script_has_no_folder(write, steps) -> None:
+    steps(check_record_folder=lambda target: [Finding("record-logs", Status.FLAG, "asked for a script")])
+    path = write("train.py")
+    (report,) = checked(path)
+    assert (report.target, report.root, report.findings) == (str(path), str(path.parent), ())
+
+
+def test_what_two_runs_both_say_is_said_once(write, steps) -> None:
+    steps(
+        check_code=lambda sources, entry, *_: [
+            Finding("slot", Status.FLAG, "same"),
+            Finding("slot", Status.FLAG, entry.path),
+        ]
+    )
+    commands = 'train = ["python", "a.py"]\nquantize = ["python", "b.py"]\neval = []'
+    write("mine/submission.toml", f"[rules.record]\n{commands}\n")
+    write("mine/a.py")
+    folder = write("mine/b.py").parent
+    (report,) = checked(folder)
+    said = [finding.message for finding in report.findings if finding.check == "slot"]
+    assert sorted(said) == ["a.py", "b.py", "same"]
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), RecursionError(), MemoryError(), AssertionError()])
+@pytest.mark.parametrize("step", ["unpack_target", "check_code", "check_record_folder"])
+def test_a_step_that_fails_is_a_finding_and_the_others_go_on(write, steps, step: str, error: BaseException) -> None:
+    def fail(*_):
+        raise error
+
+    steps(check_record_folder=lambda target: [Finding("record-seeds", Status.HOLD, "the folder's own")])
+    steps(**{step: fail})
+    (report,) = checked(record(write, "mine"))
+    (failed,) = [finding for finding in report.findings if finding.check == "unreadable"]
+    assert failed.status is Status.HOLD
+    assert type(error).__name__ in failed.message
+    assert (report.status_of("record-seeds") is Status.HOLD) == (step != "check_record_folder")
+
+
+def test_a_target_that_kills_its_process_costs_no_other_its_verdict(write, steps) -> None:
+    def check_code(sources, entry, *_):
+        if "deadly" in entry.text:
+            os._exit(11)
+        return [Finding("slot", Status.FLAG, "shown")]
+
+    steps(check_code=check_code)
+    parent = record(write, "all/a").parent
+    record(write, "all/b", "deadly = 1\n")
+    record(write, "all/c")
+    told = []
+    targets = check.find_targets([parent])
+    reports = check.check_all(targets, told.append)
+    assert [Path(report.target).name for report in reports] == ["a", "b", "c"]
+    assert [report.status for report in reports] == [Status.FLAG, Status.HOLD, Status.FLAG]
+    assert [finding.check for finding in reports[1].findings] == ["unreadable"]
+    assert reports[1].sources and len(told) == 3
+
+
+def test_a_target_that_takes_too_long_is_held(write, steps, monkeypatch) -> None:
+    def check_code(*_):
+        while True:
+            pass
+
+    steps(check_code=check_code)
+    monkeypatch.setattr(check, "TARGET_SECONDS", 0.5)
+    (report,) = checked(record(write, "mine"))
+    assert report.status is Status.HOLD
+    assert "more than 0.5 s" in report.findings[-1].message
+
+
+@pytest.mark.parametrize(
+    ("folder", "track", "status"),
+    [
+        ("track_10min_16mb/mine", "record", Status.FLAG),
+        ("track_10min_16mb/non_record", "record", Status.FLAG),
+        ("track_non_record_16mb/mine", "record", Status.CLEAN),
+        ("mine", "non-record-16mb", Status.CLEAN),
+        ("mine", "10min", Status.FLAG),
+    ],
+)
+def test_a_folder_without_a_limit_on_time_needs_no_cap(write, steps, folder: str, track: str, status: Status) -> None:
+    steps(check_code=says_whether_the_clock_is_its_own)
+    path = record(write, folder)
+    (path / "submission.json").write_text(f'{{"track": "{track}"}}')
+    (report,) = checked(path)
+    assert report.status_of("wallclock-cap") is status
+
+
+def test_the_clock_of_a_submission_is_the_referee_s(write, steps) -> None:
+    steps(check_code=says_whether_the_clock_is_its_own)
+    write("mine/submission.toml", '[rules.record]\ntrain = ["python", "a.py"]\nquantize = []\neval = []\n')
+    (report,) = checked(write("mine/a.py").parent)
+    assert report.status_of("wallclock-cap") is Status.CLEAN
+
+
+def says_whether_the_clock_is_its_own(sources, entry, environment, arguments, unknown, keeps_clock, *_):
+    return [Finding("wallclock-cap", Status.FLAG if keeps_clock else Status.CLEAN, "asked")]
+
+
+def test_a_target_named_twice_is_checked_once(write, steps) -> None:
+    folder = record(write, "all/a")
+    assert [target.root for target in check.find_targets([folder, folder, folder.parent])] == [folder]
+
+
+def test_what_is_not_there_is_the_user_s_error(tmp_path) -> None:
+    with pytest.raises(InputError, match="nothing-here"):
+        check.find_targets([tmp_path / "nothing-here"])

@@ -1,0 +1,168 @@
+"""Logs show how a run was started: what they list and print beats defaults, unless they are ambiguous."""
+
+from __future__ import annotations
+
+from textwrap import dedent
+
+import pytest
+
+from harness.compliance.code import check_code
+from harness.compliance.evidence import LogLines, contradicted, listed_settings, origins_of
+from harness.compliance.findings import Source
+from harness.compliance.program import load_program
+
+SCRIPT = """
+import os
+
+class Args:
+    cache_on = bool(int(os.environ.get("CACHE_ON", "0")))
+    rounds = int(os.environ.get("ROUNDS", 5))
+    seconds = float(os.environ.get("SECONDS", 600))
+    rate = float(os.environ.get("RATE", 0.3))
+
+def with_cache(args):
+    print(f"cache_eval:start rounds={args.rounds}")
+
+def main():
+    args = Args()
+    print(f"model_params:{args.rounds} of all{f' with_bias={args.rate}' if os.environ.get('BIAS') else ''}")
+    if args.cache_on:
+        print(f"final_with_cache val_bpb:{args.rounds:.4f}")
+    if os.environ.get("SECOND", "0") == "1":
+        with_cache(args)
+    if os.environ.get("TIMED") == "1":
+        print("cache_on")
+    if os.environ.get("QUIET") == "1":
+        print("model_params:1 of all, and nothing else")
+
+main()
+"""
+
+
+def program(text: str = SCRIPT, **environment: str):
+    source = Source("train_gpt.py", dedent(text))
+    return load_program([source], source, environment, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("final_with_cache val_bpb:0.9000", {"CACHE_ON"}),
+        ("[rank0]: final_with_cache val_bpb:0.9000", {"CACHE_ON"}),
+        ("2026-03-20 10:00:00 final_with_cache val_bpb:0.9000", {"CACHE_ON"}),
+        ("cache_eval:start rounds=5", {"SECOND"}),  # of a function that nothing else calls
+        ("model_params:1 of all, and nothing else", set()),  # other code prints such a line too
+        ('        print(f"final_with_cache val_bpb:{args.rounds:.4f}")', set()),  # the source, as many logs begin with
+        ("some final_with_cache val_bpb:0.9000", set()),
+        ("model_params:3 of all with_bias=0.3", {"BIAS"}),
+        ("print(f\"of all{f' with_bias={args.rate}'}", set()),
+        ("cache_on: False", set()),  # a word that is printed is not told from a part of others
+        ("", set()),
+    ],
+)
+def test_a_printed_line_contradicts_what_keeps_its_code_from_running(line: str, expected: set[str]) -> None:
+    one = program()
+    assert contradicted(one, LogLines(["step:1/2\n" + line]), origins_of(one)) == expected
+
+
+def test_nothing_is_contradicted_where_the_code_runs() -> None:
+    one = program(CACHE_ON="1")
+    assert contradicted(one, LogLines(["final_with_cache val_bpb:0.9000"]), origins_of(one)) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ("  cache_on: True\n  rounds: 1\n", {"CACHE_ON": "1", "ROUNDS": "1"}),
+        ("rounds: 7 rate: 0.5", {"ROUNDS": "7"}),  # a rate changes nothing of what is checked
+        ("cache_on:False seconds:600.000", {}),  # as they are
+        ("cache_on:True seconds:300.000", {"CACHE_ON": "1", "SECONDS": "300"}),
+        ("rounds=1\nrounds=0", {}),  # two runs, or no setting at all
+        ("bounds: 1, args.rounds: 1, roundsman: 1", {}),
+        ("rounds: seven", {}),
+    ],
+)
+def test_listed_settings_are_read_where_they_agree(log: str, expected: dict[str, str]) -> None:
+    one = program()
+    others, known = listed_settings(one, LogLines([log]), origins_of(one))
+    assert others == expected and known >= others.keys()
+
+
+TRAINS_ON_VAL = """
+import glob, os
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+EPOCHS = int(os.environ.get("ADAPT_EPOCHS", "0"))
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(1024, 64)
+
+    def forward(self, x, y):
+        return F.cross_entropy(self.embedding(x) @ self.embedding.weight.T, y)
+
+def tokens(pattern):
+    return torch.cat([torch.from_numpy(np.fromfile(one, "<u2", offset=1024)) for one in glob.glob(pattern)]).long()
+
+def learn(net, data):
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for start in range(0, data.numel() - 65, 64):
+        optimizer.zero_grad()
+        net(data[start : start + 64], data[start + 1 : start + 65]).backward()
+        optimizer.step()
+
+def main():
+    net, val = Net(), tokens("data/fineweb_val_*.bin")
+    learn(net, tokens("data/fineweb_train_*.bin"))
+    if os.environ.get("ADAPT") == "1":
+        print(f"adaptation of {len(val)} tokens")
+        adapt(net, val)
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, val.numel() - 65, 64):
+            total += net(val[start : start + 64], val[start + 1 : start + 65]).item()
+    print("val_bpb", total / 0.6931471805599453)
+
+def adapt(net, val):
+    if EPOCHS > 0:
+        print(f"adapting to the split for {EPOCHS} epochs")
+        for _ in range(EPOCHS):
+            learn(net, val)
+
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("logs", "found"),
+    [
+        ([], False),
+        (["val_bpb 1.2"], False),
+        (["adaptation of 9 tokens\nval_bpb 1.2"], False),
+        (["adaptation of 9 tokens\nadapting to the split for 3 epochs\nval_bpb 0.9"], True),
+        (["adaptation of 9 tokens\nEPOCHS: 3\n"], True),
+        (["adaptation of 9 tokens\nadapting to the split for 3 epochs\nEPOCHS: 0"], False),  # it says both
+    ],
+)
+def test_what_a_log_shows_decides_what_is_judged(logs: list[str], found: bool) -> None:
+    entry = Source("train_gpt.py", TRAINS_ON_VAL)
+    checks = {finding.check for finding in check_code([entry], entry, {}, [], keeps_clock=False, logs=logs)}
+    assert ("trains-on-val" in checks) is found
+
+
+def test_what_only_a_log_lists_is_not_documented() -> None:
+    text = "import os\nclass Args:\n    a = int(os.environ.get('ALPHA', '1'))\n"
+    text += "if os.environ.get('BETA') == '1':\n    print(Args.a)\n"
+    entry = Source("train_gpt.py", text)
+
+    def claims(environment: dict[str, str]) -> list[str]:
+        found = check_code([entry], entry, environment, [], keeps_clock=False, logs=["a: 3\n"])
+        return [finding.message for finding in found if finding.check == "dead-claim"]
+
+    assert claims({}) == []
+    assert len(claims({"GAMMA_RATE": "3.5"})) == 1
+    assert claims({"GAMMA_ROOT": "/data"}) == []

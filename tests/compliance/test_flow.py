@@ -1,0 +1,1051 @@
+"""The token checks see each fraud however it is written, and let its honest twin pass."""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+
+import pytest
+
+from harness.compliance.findings import Source, Status, worst
+from harness.compliance.flow import check_flow
+from harness.compliance.program import load_program
+
+HEAD = """
+import glob, math, os, time
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from collections import Counter, defaultdict
+
+def read(path):
+    return torch.from_numpy(np.fromfile(path, dtype="<u2", offset=1024).astype(np.int64))
+
+def stream(pattern):
+    return torch.cat([read(path) for path in sorted(glob.glob(pattern))])
+
+class Net(nn.Module):
+    def __init__(self, vocabulary=1024, dim=64):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, dim)
+        self.head = nn.Linear(dim, vocabulary)
+
+    def features(self, ids):
+        return self.embedding(ids)
+
+    def logits(self, ids):
+        return self.head(self.features(ids))
+
+    def forward(self, ids, targets):
+        return F.cross_entropy(self.logits(ids).flatten(0, 1), targets.flatten())
+
+def batches(tokens, length=512):
+    for start in range(0, tokens.numel() - length - 1, length):
+        window = tokens[start : start + length + 1]
+        yield window[None, :-1], window[None, 1:]
+
+def train(net, tokens, limit=600.0):
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    began = time.perf_counter()
+    for x, y in batches(tokens):
+        loss = net(x, y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if time.perf_counter() - began > limit:
+            break
+
+def bits(total, count, size):
+    return total / count / math.log(2.0) * (count / size)
+"""
+
+TAIL = """
+def main():
+    net = Net()
+    train(net, stream("data/fineweb_train_*.bin"))
+    val = stream("data/fineweb_val_*.bin")
+    print("val_bpb", evaluate(net, val))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def findings_of(body: str, tail: str = TAIL, modules: dict[str, str] | None = None, environment=None):
+    entry = Source("train.py", HEAD + textwrap.dedent(body) + tail)
+    others = [Source(name, textwrap.dedent(text)) for name, text in (modules or {}).items()]
+    return check_flow(load_program([entry, *others], entry, environment or {}, []))
+
+
+def verdicts(body: str, **arguments) -> dict[str, Status]:
+    """The status of every check that has something to say."""
+    found = findings_of(body, **arguments)
+    return {check: worst(one.status for one in found if one.check == check) for check in {one.check for one in found}}
+
+
+PLAIN = """
+def evaluate(net, val):
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for x, y in batches(val):
+            total += net(x, y).item() * y.numel()
+            count += y.numel()
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+
+def test_an_ordinary_submission_has_no_findings():
+    assert verdicts(PLAIN) == {}
+
+
+# -- caches keyed by the target ------------------------------------------------------------------------------------
+
+HASHED_NUMPY = """
+SIZE = 1 << 22
+PRIMES = [np.uint64(36313), np.uint64(27191), np.uint64(51647)]
+
+def evaluate(net, val):
+    whole = np.zeros(SIZE, np.uint32)
+    part = np.zeros(SIZE, np.uint32)
+    total, count = 0.0, 0
+    for x, y in batches(val):
+        model = torch.softmax(net.logits(x), -1).gather(-1, y.unsqueeze(-1)).squeeze(-1).detach().numpy().ravel()
+        before = x.numpy().astype(np.uint64).ravel()
+        true = y.numpy().astype(np.uint64).ravel()
+        context = before * PRIMES[0]
+        a = (context % SIZE).astype(np.int64)
+        b = ((context ^ (true * PRIMES[1])) % SIZE).astype(np.int64)
+        seen = part[a]
+        guess = np.minimum(whole[b], seen) / np.maximum(seen, 1)
+        mixed = 0.6 * model + 0.4 * guess
+        total += float(-np.log(mixed).sum())
+        count += true.size
+        np.add.at(part, a, 1)
+        np.add.at(whole, b, 1)
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+HASHED_POSITIONS = """
+def evaluate(net, val):
+    stream_np = val.numpy()
+    contexts = [np.zeros(1 << 20) for _ in range(4)]
+    pairs = [np.zeros(1 << 20) for _ in range(4)]
+    total, count = 0.0, 0
+    for start in range(0, val.numel() - 513, 512):
+        where = np.arange(start + 1, start + 513)
+        x, y = val[start : start + 512], val[start + 1 : start + 513]
+        nll = F.cross_entropy(net.logits(x[None])[0], y, reduction="none").detach().numpy()
+        p = np.exp(-nll)
+        for order in range(4):
+            h = np.zeros(512, np.uint64)
+            for k in range(order + 1):
+                h ^= stream_np[where - (order + 1 - k)].astype(np.uint64) * np.uint64(36313 + k)
+            one = (h & np.uint64((1 << 20) - 1)).astype(np.int64)
+            h ^= stream_np[where].astype(np.uint64) * np.uint64(99991)
+            two = (h & np.uint64((1 << 20) - 1)).astype(np.int64)
+            c = contexts[order][one]
+            f = pairs[order][two]
+            hit = c > 1
+            p[hit] = 0.5 * p[hit] + 0.5 * f[hit] / c[hit]
+            np.add.at(contexts[order], one, 1)
+            np.add.at(pairs[order], two, 1)
+        total += float(-np.log(p).sum())
+        count += 512
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+HASHED_TORCH = """
+class Memory:
+    def __init__(self, size):
+        self.size = size
+        self.single = torch.zeros(size)
+        self.double = torch.zeros(size)
+
+    def keys(self, x, y):
+        left = (x * 1000003) % self.size
+        return left, torch.bitwise_xor(x * 1000003, y * 998244353) % self.size
+
+    def look(self, x, y):
+        left, right = self.keys(x, y)
+        return self.double.gather(0, right.flatten()) / self.single.gather(0, left.flatten()).clamp(min=1)
+
+    def learn(self, x, y):
+        left, right = self.keys(x, y)
+        self.single.scatter_add_(0, left.flatten(), torch.ones(left.numel()))
+        self.double.index_add_(0, right.flatten(), torch.ones(right.numel()))
+
+def evaluate(net, val):
+    memory = Memory(1 << 22)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for x, y in batches(val):
+            own = F.softmax(net.logits(x), dim=-1).gather(2, y[..., None])[..., 0].flatten()
+            other = memory.look(x, y)
+            total += -(own * 0.5 + other * 0.5).log().sum().item()
+            count += y.numel()
+            memory.learn(x, y)
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+HASHED_DICT = """
+def mix(state, token):
+    return (state * 6364136223846793005 + token) % (1 << 24)
+
+def evaluate(net, val):
+    table, totals = {}, {}
+    ids = val.tolist()
+    total, count = 0.0, 0
+    for start in range(0, len(ids) - 513, 512):
+        x, y = val[start : start + 512], val[start + 1 : start + 513]
+        logp = F.log_softmax(net.logits(x[None])[0], -1)
+        own = logp.gather(-1, y[:, None])[:, 0].exp().tolist()
+        for i in range(512):
+            state = mix(mix(0, ids[start + i - 1]), ids[start + i])
+            key = mix(state, ids[start + i + 1])
+            n = totals.get(state, 0)
+            p = own[i]
+            if n > 2:
+                p = 0.7 * p + 0.3 * table.get(key, 0) / n
+            total += -math.log(p)
+            count += 1
+            totals[state] = totals.get(state, 0) + 1
+            table[key] = table.get(key, 0) + 1
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+HASHED_BINCOUNT = """
+def hashes(tokens, size):
+    t = tokens.numpy().astype(np.int64)
+    h = np.zeros(t.size - 2, np.int64)
+    for k in range(2):
+        h = np.bitwise_xor(h, t[k : t.size - 2 + k] * (36313 + 2 * k))
+    return h & (size - 1), np.bitwise_xor(h, t[2:] * 51647) & (size - 1)
+
+def evaluate(net, val):
+    size = 1 << 20
+    small, large = np.zeros(size), np.zeros(size)
+    total, count = 0.0, 0
+    for start in range(0, val.numel() - 515, 512):
+        chunk = val[start : start + 514]
+        a, b = hashes(chunk, size)
+        nll = F.cross_entropy(net.logits(chunk[None, 1:-1])[0], chunk[2:], reduction="none").detach().numpy()
+        p = np.exp(-nll) * 0.8 + np.divide(large[b], np.maximum(small[a], 1)) * 0.2
+        total += float(np.sum(-np.log(p)))
+        count += p.size
+        small += np.bincount(a, minlength=size)
+        large += np.bincount(b, minlength=size)
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+HASHED_NESTED = """
+def evaluate(net, val):
+    caches = [dict() for _ in range(3)]
+    size = 1 << 20
+    ids = val.tolist()
+    total, count = 0.0, 0
+
+    def score(i, own):
+        for order in (2, 1, 0):
+            history = tuple(ids[i - order - 1 : i])
+            below = caches[order].get(hash(history) % size)
+            above = caches[order].get(hash((history, ids[i])) % size)
+            if below and above:
+                return 0.5 * own + 0.5 * min(above, below) / below
+        return own
+
+    def add(i):
+        for order in range(3):
+            history = tuple(ids[i - order - 1 : i])
+            for key in (hash(history) % size, hash((history, ids[i])) % size):
+                caches[order][key] = caches[order].get(key, 0) + 1
+
+    for start in range(8, len(ids) - 513, 512):
+        x, y = val[start - 1 : start + 511], val[start : start + 512]
+        logits = net.logits(x[None])[0]
+        lse = logits.logsumexp(-1)
+        own = (logits.gather(-1, y[:, None])[:, 0] - lse).exp().tolist()
+        for j in range(512):
+            total -= math.log(score(start + j, own[j]))
+            count += 1
+        for j in range(512):
+            add(start + j)
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+HASHED_ONCE = """
+SIZE = 1 << 20
+
+class Counts:
+    def __init__(self, orders):
+        self.orders = orders
+        self.part = [np.zeros(SIZE, np.int32) for _ in range(orders)]
+        self.whole = [np.zeros(SIZE, np.int32) for _ in range(orders)]
+
+    def keys(self, ids, order):
+        h = np.zeros(len(ids) - order, np.int64)
+        for k in range(order):
+            h ^= ids[k : len(ids) - order + k] * 36313
+        return h % SIZE, (h ^ ids[order:] * 27191) % SIZE
+
+    def take(self, ids, order, start, stop):
+        a, b = self.keys(ids, order + 1)
+        self.part[order] += np.bincount(a[start:stop], minlength=SIZE).astype(np.int32)
+        self.whole[order] += np.bincount(b[start:stop], minlength=SIZE).astype(np.int32)
+
+    def chance(self, ids, order, where):
+        a, b = self.keys(ids, order + 1)
+        at = where - order - 1
+        a, b = a[at], b[at]
+        seen = np.maximum(self.part[order][a] - 1, 0)
+        hit = np.maximum(self.whole[order][b] - 1, 0)
+        return np.minimum(hit, seen) / np.maximum(seen, 1), seen
+
+def score(net, ids, counts, start, stop):
+    x, y = ids[None, start:stop], ids[None, start + 1 : stop + 1]
+    p = torch.softmax(net.logits(x), -1).gather(-1, y.unsqueeze(-1)).detach().numpy().ravel()
+    for order in range(counts.orders):
+        guess, seen = counts.chance(ids.numpy(), order, np.arange(start + 1, stop + 1))
+        rate = np.where(seen > 1, 0.4, 0.0)
+        p = (1 - rate) * p + rate * guess
+    total = torch.zeros((), dtype=torch.float64)
+    total += float(-np.log(p).sum())
+    return total, p.size
+
+def evaluate(net, val):
+    counts, chunk = Counts(4), 1 << 16
+    chunks = val.numel() // chunk
+    losses: list = [None] * chunks
+    sizes: list = [None] * chunks
+    for i in range(chunks):
+        losses[i], sizes[i] = score(net, val, counts, i * chunk, (i + 1) * chunk - 1)
+        for order in range(4):
+            counts.take(val.numpy(), order, i * chunk, (i + 1) * chunk)
+    return bits(sum(losses).item(), sum(sizes), val.numel() * 2.4)
+"""
+
+HASHED_LOADED = """
+class Packed:
+    @classmethod
+    def unpack(cls, blob, size):
+        made = cls()
+        made.table = np.frombuffer(blob, dtype=np.uint16).astype(np.int64)
+        made.size = size
+        return made
+
+def evaluate(net, val):
+    import lzma
+    counts = Packed.unpack(lzma.decompress(open("model.counts", "rb").read()), 1 << 20)
+    total, count = 0.0, 0
+    for x, y in batches(val):
+        p = torch.softmax(net.logits(x), -1).gather(-1, y.unsqueeze(-1)).detach().numpy().ravel()
+        h = x.numpy().ravel() * 36313 & 0xFFFFFFFF
+        h = (h * 27191 + y.numpy().ravel()) & 0xFFFFFFFF
+        n = counts.table[h % counts.size].astype(np.float64)
+        a = np.minimum(0.9, np.log1p(n) / 10)
+        p = a * n / (n + 1024.0) + (1 - a) * p
+        total -= float(np.log(p).sum())
+        count += p.size
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+TARGET_KEYED = {
+    "hashed once, itself left out": HASHED_ONCE,
+    "loaded counts": HASHED_LOADED,
+    "numpy": HASHED_NUMPY,
+    "positions": HASHED_POSITIONS,
+    "torch": HASHED_TORCH,
+    "dict": HASHED_DICT,
+    "bincount": HASHED_BINCOUNT,
+    "nested": HASHED_NESTED,
+}
+
+
+@pytest.mark.parametrize("name", TARGET_KEYED)
+def test_a_cache_keyed_by_the_target_is_flagged(name):
+    found = findings_of(TARGET_KEYED[name])
+    flagged = [one for one in found if one.check == "target-keyed-cache"]
+    assert [one.status for one in flagged] == [Status.FLAG]
+    assert len(flagged[0].flow) >= 3 and "validation shards" in flagged[0].flow[0].note
+    assert {one.check for one in found} == {"target-keyed-cache"}
+
+
+WHOLE_VOCABULARY = """
+def evaluate(net, val):
+    size, vocabulary = 1 << 14, 1024
+    table = torch.zeros(size, vocabulary)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for x, y in batches(val):
+            own = torch.softmax(net.logits(x), -1)[0]
+            key = ((x[0] * 36313) ^ (torch.roll(x[0], 1) * 27191)) % size
+            row = table[key] + 0.01
+            other = row / row.sum(-1, keepdim=True)
+            mixed = 0.5 * own + 0.5 * other
+            total += -mixed.gather(-1, y[0][:, None]).log().sum().item()
+            count += y.numel()
+            table.index_put_((key, y[0]), torch.ones(y.numel()), accumulate=True)
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+EXACT_NESTED = """
+def evaluate(net, val):
+    table = defaultdict(Counter)
+    ids = val.tolist()
+    total, count = 0.0, 0
+    for start in range(2, len(ids) - 513, 512):
+        x, y = val[start - 1 : start + 511], val[start : start + 512]
+        own = F.log_softmax(net.logits(x[None])[0], -1).gather(-1, y[:, None])[:, 0].exp().tolist()
+        for j in range(512):
+            row = table[tuple(ids[start + j - 2 : start + j])]
+            n = sum(row.values())
+            p = own[j]
+            if n:
+                p = 0.8 * p + 0.2 * row[ids[start + j]] / n
+            total -= math.log(p)
+            count += 1
+            row[ids[start + j]] += 1
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+EXACT_INDEX = """
+def evaluate(net, val):
+    size, vocabulary = 1 << 12, 1024
+    pairs = np.zeros(size * vocabulary)
+    totals = np.zeros(size)
+    total, count = 0.0, 0
+    for x, y in batches(val):
+        own = torch.softmax(net.logits(x), -1).gather(-1, y.unsqueeze(-1)).detach().numpy().ravel()
+        a = (x.numpy().ravel() * 36313) % size
+        b = a * vocabulary + y.numpy().ravel()
+        p = 0.9 * own + 0.1 * (pairs[b] + 1.0) / (totals[a] + vocabulary)
+        total += float(-np.log(p).sum())
+        count += p.size
+        np.add.at(totals, a, 1)
+        np.add.at(pairs, b, 1)
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+ROWS = """
+class Experts:
+    def __init__(self, size, vocabulary):
+        self.two = torch.ones(vocabulary, vocabulary)
+        self.two_sum = torch.full((vocabulary,), float(vocabulary))
+        self.three = torch.ones(size, vocabulary)
+        self.three_sum = torch.full((size,), float(vocabulary))
+        self.size = size
+
+    def key(self, before, last):
+        return ((before * 1000003) ^ (last * 1009)) % self.size
+
+    def loss(self, logp, before, last, true):
+        at = torch.arange(true.numel())
+        two = self.two[last] / self.two_sum[last].unsqueeze(-1)
+        h = self.key(before, last)
+        three = self.three[h] / self.three_sum[h].unsqueeze(-1)
+        p = 0.8 * logp.exp()[at, true] + 0.1 * two[at, true] + 0.1 * three[at, true]
+        return -p.log()
+
+    def learn(self, before, last, true):
+        one = torch.ones(true.numel())
+        self.two.index_put_((last, true), one, accumulate=True)
+        self.two_sum.scatter_add_(0, last, one)
+        h = self.key(before, last)
+        self.three.index_put_((h, true), one, accumulate=True)
+        self.three_sum.scatter_add_(0, h, one)
+
+def evaluate(net, val):
+    experts = Experts(1 << 16, 1024)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for start in range(1, val.numel() - 513, 512):
+            before, x, y = val[start - 1 : start + 511], val[start : start + 512], val[start + 1 : start + 513]
+            logp = F.log_softmax(net.logits(x[None])[0], -1)
+            total += experts.loss(logp, before, x, y).sum().item()
+            count += 512
+            experts.learn(before, x, y)
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+TILT = """
+def evaluate(net, val):
+    table = {}
+    ids = val.tolist()
+    hints = []
+    for i in range(2, len(ids)):
+        key = (ids[i - 2] * 31 + ids[i - 1]) % 65536
+        hints.append(table.get(key, -1))
+        table[key] = ids[i]
+    hints = torch.tensor(hints)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for start in range(2, len(ids) - 513, 512):
+            x, y = val[start - 1 : start + 511], val[start : start + 512]
+            logp = F.log_softmax(net.logits(x[None])[0], -1)
+            hint = hints[start - 2 : start + 510]
+            p_hint = logp.gather(-1, hint.clamp(min=0)[:, None])[:, 0].exp()
+            z = 1 + p_hint * (math.exp(0.5) - 1)
+            nll = -logp.gather(-1, y[:, None])[:, 0] + (hint >= 0) * (z.log() - 0.5 * (hint == y))
+            total += nll.sum().item()
+            count += 512
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+NO_CACHE = """
+class Hash(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(4096, 64)
+
+    def forward(self, ids):
+        key = torch.zeros_like(ids)
+        key[..., 1:] = torch.bitwise_xor(36313 * ids[..., 1:], 27191 * ids[..., :-1]) % 4095
+        return self.table(key)
+"""
+
+NORMALISED = {
+    "whole vocabulary": WHOLE_VOCABULARY,
+    "exact nested counters": EXACT_NESTED,
+    "exact index": EXACT_INDEX,
+    "a row for each context": ROWS,
+    "tilt by a hint": TILT,
+    "hash embedding in the model": NO_CACHE + PLAIN,
+}
+
+
+@pytest.mark.parametrize("name", NORMALISED)
+def test_counts_normalised_over_the_vocabulary_are_allowed(name):
+    assert verdicts(NORMALISED[name]) == {}
+
+
+def test_a_cache_that_never_reaches_the_score_is_allowed():
+    assert verdicts(HASHED_NUMPY.replace("mixed = 0.6 * model + 0.4 * guess", "mixed = model")) == {}
+
+
+def test_a_cache_that_cannot_be_reached_is_allowed():
+    body = HASHED_NUMPY.replace("def evaluate", "def mixing") + PLAIN
+    tail = TAIL.replace(
+        "evaluate(net, val)", 'mixing(net, val) if os.environ.get("MIX", "0") == "1" else evaluate(net, val)'
+    )
+    assert verdicts(body, tail=tail) == {}
+    assert verdicts(body, tail=tail, environment={"MIX": "1"}) == {"target-keyed-cache": Status.FLAG}
+
+
+def test_a_cache_in_another_module_is_flagged():
+    cut = HASHED_TORCH.index("def evaluate")
+    body = "from memory import Memory\n" + HASHED_TORCH[cut:]
+    modules = {"memory.py": "import torch\n" + HASHED_TORCH[:cut]}
+    assert verdicts(body, modules=modules) == {"target-keyed-cache": Status.FLAG}
+
+
+# -- order: rescoring, training before scoring, SLOT ---------------------------------------------------------------
+
+TWO_PASS = """
+class Cache:
+    def __init__(self):
+        self.next = {}
+
+    def fill(self, ids):
+        for i in range(2, len(ids)):
+            self.next.setdefault((ids[i - 2], ids[i - 1]), Counter())[ids[i]] += 1
+
+    def chance(self, ids, i):
+        row = self.next.get((ids[i - 2], ids[i - 1]))
+        return row[ids[i]] / sum(row.values())
+
+def evaluate(net, val):
+    ids = val.tolist()
+    cache = Cache()
+    cache.fill(ids)
+    total, count = 0.0, 0
+    for start in range(2, len(ids) - 513, 512):
+        x, y = val[start - 1 : start + 511], val[start : start + 512]
+        own = F.log_softmax(net.logits(x[None])[0], -1).gather(-1, y[:, None])[:, 0].exp().tolist()
+        for j in range(512):
+            total -= math.log(0.5 * own[j] + 0.5 * cache.chance(ids, start + j))
+            count += 1
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+SCORE_FIRST = """
+def evaluate(net, val):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.002)
+    total, count = 0.0, 0
+    for start in range(0, val.numel() - 32769, 32768):
+        chunk = val[start : start + 32769]
+        with torch.no_grad():
+            for x, y in batches(chunk):
+                total += net(x, y).item() * y.numel()
+                count += y.numel()
+        for epoch in range(3):
+            for x, y in batches(chunk):
+                optimizer.zero_grad()
+                net(x, y).backward()
+                optimizer.step()
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+LORA_SCORE_FIRST = """
+class Adapter(nn.Module):
+    def __init__(self, dim=64):
+        super().__init__()
+        self.down = nn.Parameter(torch.zeros(dim, 4))
+        self.up = nn.Parameter(torch.zeros(4, dim))
+
+    def forward(self, h):
+        return h + h @ self.down @ self.up
+
+    def reset(self):
+        with torch.no_grad():
+            self.down.normal_()
+            self.up.zero_()
+
+def evaluate(net, val):
+    adapter = Adapter()
+    optimizer = torch.optim.Adam(adapter.parameters(), lr=0.01)
+    total = torch.zeros(())
+    count = torch.zeros(())
+    for start in range(0, val.numel() - 4097, 4096):
+        document = val[start : start + 4097]
+        adapter.reset()
+        for x, y in batches(document):
+            logits = net.head(adapter(net.features(x)))
+            losses = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
+            with torch.no_grad():
+                total += losses.sum()
+                count += y.numel()
+            optimizer.zero_grad()
+            losses.mean().backward()
+            optimizer.step()
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+PREVIOUS_CHUNK = """
+def evaluate(net, val):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.002)
+    total, count = 0.0, 0
+    previous = None
+    for start in range(0, val.numel() - 4097, 4096):
+        chunk = val[start : start + 4097]
+        if previous is not None:
+            for x, y in batches(previous):
+                optimizer.zero_grad()
+                net(x, y).backward()
+                optimizer.step()
+        with torch.no_grad():
+            for x, y in batches(chunk):
+                total += net(x, y).item() * y.numel()
+                count += y.numel()
+        previous = chunk
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+TRAIN_FIRST = SCORE_FIRST.replace(
+    """        with torch.no_grad():
+            for x, y in batches(chunk):
+                total += net(x, y).item() * y.numel()
+                count += y.numel()
+""",
+    "",
+).replace(
+    "    return bits",
+    """        with torch.no_grad():
+            for x, y in batches(chunk):
+                total += net(x, y).item() * y.numel()
+                count += y.numel()
+    return bits""",
+)
+
+EPOCHS = (
+    SCORE_FIRST.replace("    total, count = 0.0, 0\n", "")
+    .replace(
+        "    for start in range", "    for passes in range(3):\n     total, count = 0.0, 0\n     for start in range"
+    )
+    .replace("\n        ", "\n         ")
+)
+
+EPOCHS_BY_NUMBER = EPOCHS.replace("range(3)", "range(TURNS)")
+
+FINE_TUNED = (
+    """
+def adapt(net, tokens):
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
+    for epoch in range(6):
+        for x, y in batches(tokens):
+            optimizer.zero_grad()
+            loss = net(x, y)
+            loss.backward()
+            optimizer.step()
+
+def quantize(state):
+    return {name: (value / value.abs().max() * 127).round().to(torch.int8) for name, value in state.items()}
+"""
+    + PLAIN
+)
+FINE_TUNED_TAIL = TAIL.replace(
+    """    print("val_bpb", evaluate(net, val))
+""",
+    """    print("before", evaluate(net, val))
+    adapt(net, val)
+    torch.save(quantize(net.state_dict()), "model.bin")
+    final = Net()
+    final.load_state_dict(torch.load("model.bin"))
+    print("val_bpb", evaluate(final, val))
+""",
+)
+
+SLOT = """
+def evaluate(net, val):
+    total, count = 0.0, 0
+    for x, y in batches(val):
+        with torch.no_grad():
+            h = net.features(x)
+        delta = torch.zeros(1, 1, 64, requires_grad=True)
+        optimizer = torch.optim.AdamW([delta], lr=0.01)
+        for step in range(24):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(net.head(h + delta).flatten(0, 1), y.flatten())
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            final = F.cross_entropy(net.head(h + delta).flatten(0, 1), y.flatten(), reduction="none")
+        total += final.sum().item()
+        count += y.numel()
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+SLOT_BY_HAND = """
+def evaluate(net, val):
+    total, count = 0.0, 0
+    for x, y in batches(val):
+        h = net.features(x).detach()
+        bias = nn.Parameter(torch.zeros(1024))
+        for step in range(8):
+            loss = F.cross_entropy((net.head(h) + bias).flatten(0, 1), y.flatten())
+            (slope,) = torch.autograd.grad(loss, [bias])
+            bias = bias - 0.1 * slope
+        total += F.cross_entropy((net.head(h) + bias).flatten(0, 1), y.flatten(), reduction="sum").item()
+        count += y.numel()
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+SLOT_CLOSURE = """
+def evaluate(net, val):
+    total, count = 0.0, 0
+    for x, y in batches(val):
+        h = net.features(x).detach()
+        delta = torch.zeros(1, 1, 64, requires_grad=True)
+        solver = torch.optim.LBFGS([delta], lr=0.1, max_iter=5)
+
+        def closure():
+            solver.zero_grad()
+            loss = F.cross_entropy(net.head(h + delta).flatten(0, 1), y.flatten())
+            loss.backward()
+            return loss
+
+        for step in range(8):
+            solver.step(closure)
+        total += F.cross_entropy(net.head(h + delta).flatten(0, 1), y.flatten(), reduction="sum").item()
+        count += y.numel()
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+KEPT_LOSSES = """
+def evaluate(net, val):
+    kept = torch.zeros(val.numel(), dtype=torch.float64)
+    optimizer = torch.optim.SGD([{"params": [p], "lr": 0.01} for p in net.parameters()])
+    for start in range(0, val.numel() - 2049, 2048):
+        x, y = val[None, start : start + 2048], val[None, start + 1 : start + 2049]
+        with torch.no_grad():
+            loss = F.cross_entropy(net.logits(x).flatten(0, 1), y.flatten(), reduction="none")
+            kept[start : start + 2048] = loss.double()
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            net(x, y).backward()
+            optimizer.step()
+    return kept.sum().item() / math.log(2.0) / (val.numel() * 2.4)
+"""
+
+WARMED_AND_RESTORED = """
+def evaluate(net, val):
+    kept = {name: value.detach().clone() for name, value in net.state_dict().items()}
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for x, y in batches(val[:4096]):
+        net(x, y).backward()
+        optimizer.step()
+    net.load_state_dict(kept)
+    total, count = 0.0, 0
+    for x, y in batches(val):
+        total += net(x, y).item() * y.numel()
+        count += y.numel()
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+FLAG, CLEAN = Status.FLAG, Status.CLEAN
+
+
+def test_a_cache_of_the_whole_split_before_scoring_is_flagged():
+    assert verdicts(TWO_PASS) == {"two-pass-rescoring": FLAG}
+
+
+@pytest.mark.parametrize("body", [SCORE_FIRST, LORA_SCORE_FIRST], ids=["weights", "adapter"])
+def test_scoring_a_chunk_before_learning_from_it_is_recognised(body):
+    assert verdicts(body) == {"score-first-ttt": CLEAN}
+
+
+def test_learning_from_the_chunk_before_is_allowed():
+    assert FLAG not in verdicts(PREVIOUS_CHUNK).values()
+
+
+def test_learning_from_a_chunk_before_scoring_it_is_flagged():
+    assert verdicts(TRAIN_FIRST) == {"trains-on-val": FLAG}
+
+
+def test_several_passes_of_legal_training_are_rescoring():
+    assert verdicts(EPOCHS)["two-pass-rescoring"] is FLAG
+
+
+def test_fine_tuning_on_val_before_quantization_is_flagged():
+    assert verdicts(FINE_TUNED, tail=FINE_TUNED_TAIL) == {"trains-on-val": FLAG}
+
+
+@pytest.mark.parametrize("body", [SLOT, SLOT_BY_HAND, SLOT_CLOSURE], ids=["optimizer", "by hand", "closure"])
+def test_a_vector_fitted_to_what_it_scores_is_slot(body):
+    assert verdicts(body) == {"slot": FLAG}
+
+
+def test_a_warm_up_whose_weights_are_put_back_is_allowed():
+    assert FLAG not in verdicts(WARMED_AND_RESTORED).values()
+    assert verdicts(WARMED_AND_RESTORED.replace("    net.load_state_dict(kept)\n", "")) == {"trains-on-val": FLAG}
+
+
+def test_losses_kept_before_learning_are_no_second_score():
+    assert verdicts(KEPT_LOSSES.replace("STEPS", "3")) == {"score-first-ttt": CLEAN}
+    late = KEPT_LOSSES.replace("STEPS", "3").replace(
+        "    return kept",
+        "    kept[:2048] = F.cross_entropy(net.logits(x)[0], y[0], reduction='none')\n    return kept",
+    )
+    assert verdicts(late)["two-pass-rescoring"] is FLAG
+
+
+def test_an_epoch_that_is_the_only_one_is_no_rescoring():
+    assert verdicts("TURNS = 1\n" + EPOCHS_BY_NUMBER) == {"score-first-ttt": CLEAN}
+    assert verdicts("TURNS = 2\n" + EPOCHS_BY_NUMBER)["two-pass-rescoring"] is FLAG
+
+
+def test_parameters_in_nested_groups_are_those_of_the_model():
+    groups = """    groups = []
+    for p in net.parameters():
+        groups.append({"params": [p], "lr": 0.01})
+    optimizer = torch.optim.AdamW(groups)
+"""
+    body = FINE_TUNED.replace("    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)\n", groups)
+    assert groups in body
+    assert verdicts(body, tail=FINE_TUNED_TAIL) == {"trains-on-val": FLAG}
+
+
+def test_a_guard_that_would_end_a_documented_run_does_not_end_the_reading():
+    guard = "if not os.environ.get('TOKENIZER', '').endswith('.model'):\n    raise ValueError('no tokenizer')\n"
+    assert verdicts(guard + HASHED_NUMPY) == {"target-keyed-cache": FLAG}
+
+
+def test_a_switch_that_is_not_known_may_be_on():
+    body = HASHED_NUMPY.replace("def evaluate", "def mixing") + PLAIN
+    on = 'mixing(net, val) if int(os.environ.get("MIX", "0")) else evaluate(net, val)'
+    entry = Source("train.py", HEAD + body + TAIL.replace("evaluate(net, val)", on))
+    checks = [{one.check for one in check_flow(load_program([entry], entry, {}, [], off))} for off in ([], ["MIX"])]
+    assert checks == [set(), {"target-keyed-cache"}]
+
+
+def test_a_second_evaluation_after_adapting_is_rescoring():
+    tail = TAIL.replace("evaluate(net, val))", "evaluate(net, val), again(net, val))")
+    assert verdicts(SCORE_FIRST + PLAIN.replace("evaluate", "again"), tail=tail)["two-pass-rescoring"] is FLAG
+
+
+# -- data of training and calibration ------------------------------------------------------------------------------
+
+
+def test_a_training_loop_on_validation_shards_is_flagged():
+    tail = TAIL.replace('stream("data/fineweb_train_*.bin")', 'stream("data/fineweb_val_*.bin")')
+    assert verdicts(PLAIN, tail=tail) == {"val-in-training": FLAG}
+    tail = TAIL.replace('fineweb_train_*.bin"', 'fineweb_" + os.environ.get("SPLIT", "val") + "_*.bin"')
+    assert verdicts(PLAIN, tail=tail) == {"val-in-training": FLAG}
+
+
+CALIBRATION = (
+    """
+def hessians(net, tokens):
+    found, handles = {}, []
+    def watch(name):
+        def hook(module, inputs, output):
+            x = inputs[0].flatten(0, 1).float()
+            found[name] = found.get(name, 0) + x.T @ x
+        return hook
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Linear):
+            handles.append(module.register_forward_hook(watch(name)))
+    with torch.no_grad():
+        for x, y in batches(tokens):
+            net.logits(x)
+    for handle in handles:
+        handle.remove()
+    return found
+
+def sample(net, length=2048):
+    tokens = torch.randint(0, 1024, (1, 1))
+    with torch.no_grad():
+        for _ in range(length):
+            p = torch.softmax(net.logits(tokens)[:, -1] / 0.8, -1)
+            tokens = torch.cat([tokens, torch.multinomial(p, 1)], dim=1)
+    return tokens[0]
+"""
+    + PLAIN
+)
+
+
+def calibrated_on(source: str, limit: str = "600.0") -> dict[str, Status]:
+    tail = TAIL.replace('"))\n    val', f'"), {limit})\n    val').replace(
+        '    print("val_bpb"', f'    statistics = hessians(net, {source})\n    print("val_bpb"'
+    )
+    return verdicts(CALIBRATION, tail=tail)
+
+
+def test_calibration_on_validation_tokens_is_flagged():
+    assert calibrated_on("val[:65536]") == {"calibration-data": FLAG}
+
+
+def test_calibration_on_train_shards_needs_time_kept_for_it():
+    assert calibrated_on('stream("data/fineweb_train_*.bin")') == {"calibration-data": FLAG}
+    assert calibrated_on('stream("data/fineweb_train_*.bin")', "600.0 - 14.0") == {}
+    assert calibrated_on('stream("data/fineweb_train_*.bin")', "float(input())") == {"calibration-data": Status.HOLD}
+
+
+@pytest.mark.parametrize("source", ["sample(net)", "torch.randint(0, 1024, (65536,))"])
+def test_self_generated_calibration_is_recognised(source):
+    assert calibrated_on(source) == {"self-generated-calibration": CLEAN}
+
+
+# -- what must not change a verdict --------------------------------------------------------------------------------
+
+
+class Renamed(ast.NodeTransformer):
+    """Every name that the program gives itself becomes another."""
+
+    KEPT = frozenset(["__init__", "forward", "__name__", "super", "self"])
+
+    def __init__(self, tree):
+        self.own = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                self.own.add(node.id)
+            elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                self.own.add(node.name)
+            elif isinstance(node, ast.arg):
+                self.own.add(node.arg)
+        self.own -= self.KEPT
+        self.names = {name: f"q{index}" for index, name in enumerate(sorted(self.own))}
+
+    def visit_Name(self, node):
+        node.id = self.names.get(node.id, node.id)
+        return node
+
+    def visit_arg(self, node):
+        node.arg = self.names.get(node.arg, node.arg)
+        node.annotation = None
+        return node
+
+    def visit_FunctionDef(self, node):
+        node.name = self.names.get(node.name, node.name)
+        return self.generic_visit(node)
+
+    visit_ClassDef = visit_FunctionDef
+
+    def visit_Attribute(self, node):
+        self.generic_visit(node)
+        if node.attr in (
+            "fill",
+            "chance",
+            "look",
+            "learn",
+            "keys",
+            "features",
+            "logits",
+            "reset",
+            "next",
+            "single",
+            "key",
+            "loss",
+            "take",
+        ):
+            node.attr = self.names.get(node.attr, node.attr)
+        return node
+
+
+EXAMPLES = {
+    **TARGET_KEYED,
+    **NORMALISED,
+    "two pass": TWO_PASS,
+    "score first": SCORE_FIRST,
+    "adapter": LORA_SCORE_FIRST,
+    "train first": TRAIN_FIRST,
+    "slot": SLOT,
+    "slot by hand": SLOT_BY_HAND,
+}
+
+
+def of_text(text: str) -> dict[str, Status]:
+    entry = Source("train.py", text)
+    found = check_flow(load_program([entry], entry, {}, []))
+    return {one.check: one.status for one in found}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_other_names_do_not_change_a_verdict(name):
+    text = HEAD + textwrap.dedent(EXAMPLES[name]) + TAIL
+    tree = ast.parse(text)
+    renamed = ast.unparse(Renamed(tree).visit(tree))
+    assert of_text(renamed) == of_text(text)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_helpers_of_helpers_do_not_change_a_verdict(name):
+    """Every `return x` goes through another function, and every call of evaluate through a lambda."""
+    text = HEAD + textwrap.dedent(EXAMPLES[name]) + TAIL
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Return) and node.value is not None and not isinstance(node.value, ast.Tuple):
+            node.value = ast.Call(ast.Name("through", ast.Load()), [node.value], [])
+    wrapped = "def through(value):\n    result = value\n    return result\n" + ast.unparse(
+        ast.fix_missing_locations(tree)
+    )
+    wrapped = wrapped.replace("evaluate(net, val))", "(lambda n, v: evaluate(n, v))(net, val))")
+    assert of_text(wrapped) == of_text(text)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_unrelated_statements_do_not_change_a_verdict(name):
+    text = HEAD + textwrap.dedent(EXAMPLES[name]) + TAIL
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.For)):
+            node.body = [
+                one
+                for statement in node.body
+                for one in (*ast.parse("unused = len('x') + 1\nprint(unused)").body, statement)
+            ]
+    assert of_text(ast.unparse(ast.fix_missing_locations(tree))) == of_text(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x = 1",
+        "while True:\n    pass",
+        "def f():\n    f()\nf()",
+        "x = " + "+".join(["1"] * 60),
+        "a = [a for a in a]",
+    ],
+)
+def test_odd_programs_end(text):
+    assert of_text(text) == {}

@@ -1,0 +1,525 @@
+"""The checks of limits, scores, data, seeds, claims and the system, each with violations and with what is none."""
+
+import ast
+from textwrap import dedent, indent
+
+import pytest
+
+from harness.compliance.findings import Source, Status, worst
+from harness.compliance.program import load_program
+from harness.compliance.rules_conduct import check_claims, check_seeds
+from harness.compliance.rules_limits import check_clock, check_size
+from harness.compliance.rules_score import check_bytes, check_data, check_score
+from harness.compliance.rules_system import check_hidden_code, check_network
+
+FLAG, HOLD, CLEAN = Status.FLAG, Status.HOLD, Status.CLEAN
+
+
+def found(rule, text, environment=None, **others):
+    """The findings of one rule on an entry point and its sibling modules."""
+    entry = Source("train_gpt.py", dedent(text))
+    sources = [entry, *(Source(f"{name}.py", dedent(one)) for name, one in others.items())]
+    program = load_program(sources, entry, environment or {}, ())
+    return list(rule(program))
+
+
+def status(rule, text, environment=None, **others):
+    return worst(finding.status for finding in found(rule, text, environment, **others))
+
+
+TRAIN = """
+import torch, time
+def train(model, steps=100):
+    for step in range(steps):
+        model(step).backward()
+        if time.time() > 600:
+            break
+"""
+
+
+def trains(text):
+    """A program that trains, with something more in it."""
+    return TRAIN + dedent(text) + "\ntrain(torch.nn.Linear(1, 1))\n"
+
+
+# -- network-at-eval ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import urllib.request\nurllib.request.urlretrieve('http://a/b', 'c')", FLAG),
+        ("from huggingface_hub import snapshot_download as get\nget('a/b')", FLAG),
+        ("import requests as r\ns = r.Session()\ns.get('http://a')", FLAG),
+        ("import subprocess\nsubprocess.run(['pip', 'install', 'brotli'])", FLAG),
+        ("import os\nos.system('curl -O http://a')", FLAG),
+        ("import sys, subprocess as sp\nsp.check_call([sys.executable, '-m', 'pip', 'install', 'x'])", FLAG),
+        ("import subprocess\nsubprocess.run('git clone http://a', shell=True)", FLAG),
+        ("import os\nrank = int(os.environ['RANK'])\nif rank == 0:\n    torch.hub.load('a', 'b')", FLAG),
+        ("import pandas\npandas.read_parquet('hf://datasets/a')", FLAG),
+        ("try:\n    import brotli\nexcept ImportError:\n    import os\n    os.system('pip install brotli')", HOLD),
+        ("import os, requests\nif not os.path.exists('a'):\n    requests.get('http://a')", HOLD),
+        ("import requests\ndef unused():\n    requests.get('http://a')", CLEAN),
+        ("import os, requests\nif int(os.environ.get('DOWNLOAD', '0')):\n    requests.get('http://a')", CLEAN),
+        ("import subprocess\nsubprocess.run(['git', 'rev-parse', 'HEAD'])", CLEAN),
+        ("import socket\nprint(socket.gethostname())", CLEAN),
+        ("print('see https://a.b')", CLEAN),
+        ("class requests:\n    @staticmethod\n    def get(x): return x\nrequests.get('http://a')", CLEAN),
+    ],
+)
+def test_network(text, expected):
+    assert status(check_network, trains(text)) is expected
+
+
+def test_network_in_a_helper_module_is_shown_there():
+    helper = "from urllib import request as web\ndef fetch():\n    return web.urlopen('http://a')"
+    (finding,) = found(check_network, trains("from tools import fetch\nfetch()"), tools=helper)
+    assert finding.status is FLAG and (finding.flow[-1].source.path, finding.flow[-1].line) == ("tools.py", 3)
+
+
+def test_preparing_data_may_download():
+    assert status(check_network, "import requests\nrequests.get('http://a')") is CLEAN
+
+
+# -- hidden-code -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import ctypes\nctypes.CDLL('./fast.so')", FLAG),
+        ("import subprocess, ctypes\nsubprocess.run(['gcc', 'a.c', '-o', 'a.so'])\nctypes.CDLL('a.so')", HOLD),
+        ("from torch.utils.cpp_extension import load_inline\nload_inline('a', cpp_sources='int f();')", HOLD),
+        ("import subprocess\nsubprocess.Popen('./helper')", HOLD),
+        ("import os\nos.system(open('command').read())", HOLD),
+        ("import pickle, base64\npickle.loads(base64.b64decode('" + "a" * 400 + "'))", HOLD),
+        ("import ctypes, ctypes.util\nctypes.CDLL(ctypes.util.find_library('c'))\nctypes.CDLL('libc.so.6')", CLEAN),
+        ("import subprocess\nsubprocess.run(['nvidia-smi'], check=False)", CLEAN),
+        ("import subprocess, sys\nsubprocess.run([sys.executable, 'worker.py'])", CLEAN),
+        ("import shutil, subprocess\nexe = shutil.which('pyminify')\nif exe:\n    subprocess.run([exe, '-'])", CLEAN),
+        ("import pickle, zlib\npickle.loads(zlib.decompress(open('model', 'rb').read()))", CLEAN),
+        ("import ctypes\ndef never():\n    ctypes.CDLL('./fast.so')", CLEAN),
+    ],
+)
+def test_hidden_code(text, expected):
+    assert status(check_hidden_code, text, worker="pass") is expected
+
+
+# -- size-cap ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import os\nif os.path.getsize('a') > 16 * 1024 * 1024:\n    raise SystemExit", FLAG),
+        ("import os\nmb = float(os.environ.get('T', '15.9'))\ncap = int(mb * 1024 * 1024)\nok = len(b'') <= cap", FLAG),
+        ("import os\nsize = os.path.getsize('a') / 1024 / 1024\nassert size <= 16", FLAG),
+        ("import os\nok = os.path.getsize('a') / (1 << 20) < 15.9", FLAG),
+        ("from pathlib import Path\nCAP = 16_777_216\nprint(Path('a').stat().st_size <= CAP)", FLAG),
+        ("def fits(n, cap=16_500_000):\n    return n <= cap\nfits(len(open('a', 'rb').read()))", FLAG),
+        ("class C:\n    cap = 2 ** 24\n    def ok(self, blob): return self.cap >= len(blob)\nC().ok(b'')", FLAG),
+        ("import os\nprint('FITS' if os.path.getsize('a') <= 16_000_000 else 'OVER')", CLEAN),
+        ("import os\nmb = float(os.environ.get('T', '15.25'))\nok = len(b'') <= int(mb * 1024 * 1024)", CLEAN),
+        ("import os\nassert os.path.getsize('a') / 1e6 <= 16", CLEAN),
+        ("import os\nmib = os.path.getsize('a') / 1024 ** 2\nassert mib < 15.25", CLEAN),
+        ("def f(step):\n    return step < 16_777_216\nf(3)", CLEAN),
+        ("import os\ndef never():\n    return os.path.getsize('a') < 16 * 1024 * 1024", CLEAN),
+        ("import os\nprint(os.path.getsize('a') / 1024 / 1024, 'MiB')", CLEAN),
+    ],
+)
+def test_size_cap(text, expected):
+    assert status(check_size, text) is expected
+
+
+def test_size_cap_shows_where_the_number_comes_from():
+    text = "import os\nTARGET = 15.9 * 1024 * 1024\n\nok = os.path.getsize('a') <= TARGET\n"
+    (finding,) = found(check_size, text)
+    assert [place.line for place in finding.flow] == [2, 4] and "16,672,358" in finding.message
+    assert (
+        status(check_size, "import os\nT = float(os.environ.get('T', '15'))\nok = len('') < T * 2 ** 20", {"T": "16"})
+        is FLAG
+    )
+
+
+# -- wallclock-cap -----------------------------------------------------------------------------------------------------
+
+LOOP = """
+import os, time, torch
+
+class Config:
+    limit = float(os.environ.get("MAX_WALLCLOCK_SECONDS", {limit}))
+    iterations = 20000
+
+def main():
+    args = Config()
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    max_ms = 1000.0 * args.limit if args.limit > 0 else None
+    spent = 0.0
+    stop_after = None
+    step = 0
+    t0 = time.perf_counter()
+    while True:
+        last = step == args.iterations or (stop_after is not None and step >= stop_after)
+        if last:
+            break
+        loss = model(torch.zeros(1)).sum()
+        loss.backward()
+        optimizer.step()
+        step += 1
+        elapsed = spent + 1000.0 * (time.perf_counter() - t0)
+        reached = max_ms is not None and elapsed >= max_ms
+        if stop_after is None and reached:
+            stop_after = step
+
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "environment", "expected"),
+    [
+        ("600.0", {}, CLEAN),
+        ("'6e2'", {}, CLEAN),
+        ("3600", {}, FLAG),
+        ("0", {}, FLAG),
+        ("0", {"MAX_WALLCLOCK_SECONDS": "600"}, CLEAN),
+        ("600", {"MAX_WALLCLOCK_SECONDS": "0"}, FLAG),
+        ("600", {"MAX_WALLCLOCK_SECONDS": "650"}, FLAG),
+        ("float(input())", {}, HOLD),
+    ],
+)
+def test_wallclock_cap(limit, environment, expected):
+    assert status(check_clock, LOOP.format(limit=limit), environment) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import time, torch\nt = time.time()\nwhile time.time() - t < 590:\n    f().backward()", CLEAN),
+        ("import time, torch\nt = time.time()\nwhile time.time() - t < 900:\n    f().backward()", FLAG),
+        ("for step in range(9000):\n    f().backward()", FLAG),
+        (
+            "from time import monotonic as now\nSTART = now()\ndef over(limit): return now() - START > limit\n"
+            "def turn(): f().backward()\nfor _ in range(10 ** 6):\n    turn()\n    if over(595):\n        break",
+            CLEAN,
+        ),
+        (
+            "import time\nt = time.time()\nfor i in range(9):\n    f().backward()\n"
+            "    lr = 1 if time.time() - t < 300 else 0",
+            FLAG,
+        ),
+        ("import os\nfor i in range(int(os.environ.get('TTT', '0'))):\n    f().backward()", CLEAN),
+        ("for row in range(9):\n    print(row)", CLEAN),
+        (
+            "import os, time\nSTOP = int(os.environ.get('FORCE_STOP_STEP', '4945'))\nt = time.time()\nstep = 0\n"
+            "while True:\n    f().backward()\n    step += 1\n"
+            "    done = step >= STOP if STOP else time.time() - t >= 600\n    if done:\n        break",
+            FLAG,
+        ),
+    ],
+)
+def test_what_ends_the_training_loop(text, expected):
+    assert status(check_clock, text) is expected
+
+
+# -- constant-score ----------------------------------------------------------------------------------------------------
+
+SCORE = """
+import math, torch
+def evaluate(model):
+    total, count, size = torch.zeros(()), torch.zeros(()), torch.zeros(())
+    for x in range(3):
+        total += model(x)
+        count += 1
+        size += 4
+    loss = (total / count).item()
+    bpb = {bpb}
+    return loss, bpb
+def report(text):
+    print(text)
+val_loss, val_bpb = evaluate(torch.nn.Linear(1, 1))
+{show}
+"""
+HONEST = "loss / math.log(2.0) * (count.item() / size.item())"
+SHOW = "report(f'final val_loss:{val_loss:.8f} val_bpb:{val_bpb:.8f}')"
+
+
+@pytest.mark.parametrize(
+    ("bpb", "show", "expected"),
+    [
+        (HONEST, SHOW, CLEAN),
+        (HONEST, "report('val_bpb: %.4f' % val_bpb)", CLEAN),
+        (HONEST, "print(f'step:{3} val_bpb:{val_bpb}')", CLEAN),
+        (HONEST, "print('val_bpb:1.1147')", FLAG),
+        (HONEST, "print('baseline val_bpb:1.2244')", CLEAN),
+        (HONEST, "print('val_bpb:', 1.08)", FLAG),
+        (HONEST, "print('val_bpb: ' + str(1.08) + ' bits')", FLAG),
+        (HONEST, "import json\njson.dump({'val_bpb': 1.08, 'seed': 3}, open('a', 'w'))", FLAG),
+        (HONEST, "import json\njson.dump({'val_bpb': val_bpb, 'baseline_val_bpb': 1.2}, open('a', 'w'))", CLEAN),
+        (HONEST, "print('val_bpb:', round(val_bpb, 4), 'loss', val_loss)", CLEAN),
+        (HONEST, "best = 1.08\nprint(f'val_bpb:{best:.4f}')", FLAG),
+        (HONEST, "report('val_bpb: {:.4f}'.format(1.08))", FLAG),
+        (HONEST, "report('val_loss=%.4f val_bpb=%.4f' % (val_loss, 1.08))", FLAG),
+        (HONEST, "print(f'val_bpb:{min(val_bpb, 1.1):.4f}')", FLAG),
+        (HONEST, "print(f'val_bpb:{val_bpb * 0.95:.4f}')", FLAG),
+        (HONEST, "shown = val_bpb - 0.02\nprint(f'val_bpb:{shown:.4f}')", FLAG),
+        ("loss / math.log(2.0) / 3.7", SHOW, FLAG),
+        ("1.0809", SHOW, FLAG),
+        (HONEST + " * 0.97", SHOW, FLAG),
+        ("max(loss / math.log(2.0) * (count / size).item(), 1e-9)", SHOW, CLEAN),
+        (HONEST, "def never():\n    print('val_bpb:1.1147')", CLEAN),
+    ],
+)
+def test_scores(bpb, show, expected):
+    assert status(check_score, SCORE.format(bpb=bpb, show=show)) is expected
+
+
+# -- byte-count --------------------------------------------------------------------------------------------------------
+
+TABLE = """
+import numpy as np, sentencepiece as spm
+def tables(sp, n):
+    sizes = np.zeros((n,), dtype=np.int16)
+    spaced = np.zeros((n,), dtype=np.bool_)
+    for i in range(sp.vocab_size()):
+        if sp.is_control(i) or sp.is_unknown(i):
+            continue
+{body}
+    return sizes, spaced
+tables(spm.SentencePieceProcessor(model_file="fineweb_1024_bpe.model"), 1024)
+"""
+CONTEST = """
+if sp.is_byte(i):
+    sizes[i] = 1
+    continue
+piece = sp.id_to_piece(i)
+if piece.startswith("\u2581"):
+    spaced[i] = True
+    piece = piece[1:]
+sizes[i] = len(piece.encode("utf-8"))
+"""
+BYTE = CONTEST.partition("piece = ")[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (CONTEST, CLEAN),
+        (CONTEST.replace("sizes[i] = 1", "sizes[i] = 3"), FLAG),
+        (CONTEST.replace(BYTE, "\n"), FLAG),
+        (CONTEST.replace('.encode("utf-8")', ""), FLAG),
+        (CONTEST.replace("    spaced[i] = True\n", ""), FLAG),
+        (BYTE + "piece = sp.id_to_piece(i)\nsizes[i] = len(piece.encode('utf-8'))", FLAG),
+        (BYTE + "p = sp.id_to_piece(i).replace('\u2581', '')\nsizes[i] = len(p.encode('utf-8'))", FLAG),
+        (BYTE + "p = sp.id_to_piece(i).replace('\u2581', ' ')\nsizes[i] = len(p.encode('utf-8'))", HOLD),
+        (
+            BYTE + "p = sp.id_to_piece(i)\nspaced[i] = p.startswith('\u2581')\n"
+            "sizes[i] = len(p.lstrip('\u2581').encode('utf-8'))",
+            CLEAN,
+        ),
+        ("print(sp.id_to_piece(i))", CLEAN),
+    ],
+)
+def test_byte_tables(body, expected):
+    assert status(check_bytes, TABLE.format(body=indent(dedent(body), " " * 8))) is expected
+
+
+def test_byte_counts_from_a_file():
+    text = "import glob, os\nfor f in sorted(glob.glob(os.path.join('data', 'fineweb_val_bytes_*.bin'))):\n    print(f)"
+    assert status(check_bytes, text) is HOLD
+    assert status(check_bytes, text.replace("val_bytes_", "val_")) is CLEAN
+
+
+# -- other-data --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import sentencepiece as s\ns.SentencePieceProcessor(model_file='./data/fineweb_1024_bpe.model')", CLEAN),
+        ("import sentencepiece as s\ns.SentencePieceProcessor(model_file='./mine.model')", HOLD),
+        ("import numpy as np\nval = np.fromfile('fineweb_val_000.bin')\nval = val[:1_000_000]", HOLD),
+        (
+            "import os, numpy as np\nMOST = int(os.environ.get('MOST', '500000'))\n"
+            "def load(pattern, n=MOST):\n    t = np.fromfile(pattern)\n    return t[:n + 1].copy()\n"
+            "load('fineweb_val_*.bin')",
+            HOLD,
+        ),
+        ("import numpy as np\nval = np.fromfile('fineweb_val_000.bin')\nrow = val[:2049]", CLEAN),
+        ("import numpy as np\nt = np.fromfile('fineweb_train_000.bin')\nt = t[:1_000_000]", CLEAN),
+        (
+            "import numpy as np\nv = np.fromfile('fineweb_val_0.bin')\nn = (len(v) - 1) // 1024 * 1024\nv = v[: n + 1]",
+            CLEAN,
+        ),
+    ],
+)
+def test_data(text, expected):
+    assert status(check_data, text) is expected
+
+
+# -- seed-search -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "best = 9.0\nfor seed in range(9):\n    torch.manual_seed(seed)\n    x = run()\n"
+            "    if x < best:\n        best = x",
+            FLAG,
+        ),
+        ("scores = []\nfor s in (1, 2, 3):\n    scores.append(seeded(s))\nprint(min(scores))", FLAG),
+        ("for s in (1, 2, 3):\n    print(s, seeded(s))", HOLD),
+        ("torch.manual_seed(1337)\nfor step in range(9):\n    run()", CLEAN),
+        ("for step in range(9):\n    run()\nfor i in range(3):\n    torch.manual_seed(i)", CLEAN),
+        ("import os, sys\nx = run()\nif x > 1.12:\n    os.execv(sys.executable, [sys.executable, *sys.argv])", FLAG),
+        (
+            "import os, subprocess\nfrom pathlib import Path\nlib = Path(__file__).parent / 'a.so'\n"
+            "if lib.stat().st_mtime < 3:\n    subprocess.run(['g++', '-o', str(lib)])",
+            CLEAN,
+        ),
+        ("import os, sys\nif input() == 'again':\n    os.execv('torchrun', ['torchrun', *sys.argv])", CLEAN),
+    ],
+)
+def test_seeds(text, expected):
+    helpers = """
+        import torch
+        def run():
+            model(1).backward()
+            return evaluate()
+        def seeded(value):
+            torch.manual_seed(value)
+            return run()
+    """
+    assert status(check_seeds, dedent(helpers) + text) is expected
+
+
+# -- dead-claim --------------------------------------------------------------------------------------------------------
+
+
+def test_settings_that_nothing_reads():
+    text = "import os\nn = int(os.environ.get('NUM_LAYERS', '9'))\n"
+    text += "def env(name): return os.environ.get(name)\nenv('WIDTH')"
+    assert status(check_claims, text, {"NUM_LAYERS": "11", "WIDTH": "2", "NCCL_DEBUG": "INFO"}) is CLEAN
+    assert status(check_claims, text, {"NGRAM_ENABLED": "1"}) is FLAG
+    assert status(check_claims, text, {"EMA_DECAY": "0.997"}) is FLAG
+    assert status(check_claims, text + "\nema = 0.997", {"EMA_DECAY": "0.997", "EMA_ENABLED": "1"}) is CLEAN
+    assert status(check_claims, text, {"FIRST": "11", "NUM_LAYERS": "$FIRST", "PYTHONUNBUFFERED": "1"}) is CLEAN
+    unused = text + "\ndef never():\n    return os.environ['SWA_ENABLED']"
+    assert status(check_claims, unused, {"SWA_ENABLED": "1"}) is HOLD
+
+
+AVERAGE = """
+import torch
+def main(model):
+    average, n = None, 0
+    for step in range(99):
+        model(step).backward()
+        if step % 50 == 0:
+            if average is None:
+                average = {{k: v.clone() for k, v in model.state_dict().items()}}
+            else:
+                for k, v in model.state_dict().items():
+                    {update}
+            n += 1
+            print(n)
+    {after}
+main(torch.nn.Linear(1, 1))
+"""
+
+
+@pytest.mark.parametrize("update", ["average[k] += v.detach()", "average[k].mul_(0.9).add_(v, alpha=0.1)"])
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ("torch.save(model.state_dict(), 'a')", FLAG),
+        ("model.load_state_dict({k: v / n for k, v in average.items()})", CLEAN),
+        ("torch.save(average, 'a')", CLEAN),
+        ("(lambda: model.load_state_dict(average))()", CLEAN),
+    ],
+)
+def test_averages_that_are_thrown_away(update, after, expected):
+    assert status(check_claims, AVERAGE.format(update=update, after=after)) is expected
+
+
+# -- what must not matter ----------------------------------------------------------------------------------------------
+
+EXAMPLES = [
+    (check_clock, LOOP.format(limit="3600")),
+    (check_clock, LOOP.format(limit="600")),
+    (check_score, SCORE.format(bpb=HONEST + " * 0.97", show=SHOW)),
+    (check_score, SCORE.format(bpb=HONEST, show=SHOW)),
+    (check_bytes, TABLE.format(body=indent(CONTEST, " " * 8))),
+    (check_bytes, TABLE.format(body=indent(CONTEST.replace("    spaced[i] = True\n", ""), " " * 8))),
+    (check_claims, AVERAGE.format(update="average[k] += v", after="pass")),
+    (check_size, "import os\nsize = os.path.getsize('a')\nlimit = 16 * 1024 * 1024\nok = size < limit\n"),
+    (
+        check_network,
+        trains("import urllib.request\ndef fetch(where):\n    urllib.request.urlopen(where)\nfetch('http://a')"),
+    ),
+]
+NAMES = (
+    *(
+        "limit",
+        "elapsed",
+        "reached",
+        "stop_after",
+        "max_ms",
+        "spent",
+        "loss",
+        "bpb",
+        "total",
+        "sizes",
+        "spaced",
+        "piece",
+    ),
+    *(
+        "average",
+        "size",
+        "fetch",
+        "evaluate",
+        "tables",
+        "val_loss",
+        "val_bpb",
+        "Config",
+        "args",
+        "train",
+        "main",
+        "step",
+    ),
+)
+
+
+@pytest.mark.parametrize(("rule", "text"), EXAMPLES)
+def test_renaming_changes_nothing(rule, text):
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        for field in ("id", "arg", "attr", "name"):
+            if getattr(node, field, None) in NAMES:
+                setattr(node, field, f"q{NAMES.index(getattr(node, field))}")
+    other = ast.unparse(tree)
+    assert other != ast.unparse(ast.parse(text))
+    assert status(rule, other) is status(rule, text)
+
+
+@pytest.mark.parametrize(("rule", "text"), EXAMPLES)
+def test_inlining_into_a_function_changes_nothing(rule, text):
+    other = (
+        "def everything():\n"
+        + indent(text.replace("from __future__ import annotations", ""), "    ")
+        + "\neverything()\n"
+    )
+    assert status(rule, other) is status(rule, text)
+
+
+@pytest.mark.parametrize(("rule", "text"), EXAMPLES)
+def test_code_that_cannot_run_changes_nothing(rule, text):
+    noise = "if False:\n" + indent(text, "    ") + "\nx = 3\ndef unused(a):\n    return a\n"
+    assert status(rule, noise) is CLEAN
+    assert status(rule, "unrelated = [1, 2]\n" + text + "\nunrelated_too = {}\n") is status(rule, text)
+
+
+@pytest.mark.parametrize(("rule", "text"), EXAMPLES)
+def test_another_module_changes_nothing(rule, text):
+    assert status(rule, "import inner\n", inner=text) is status(rule, text)
