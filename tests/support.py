@@ -26,6 +26,7 @@ from harness.progress import ConsoleObserver
 from harness.referee import RunRequest, run_record
 from harness.rules import LoadedRules
 from harness.sandbox.bubblewrap import BubblewrapSandbox
+from harness.supervisor import Observer
 
 TESTS = Path(__file__).parent
 WORDS = (
@@ -151,8 +152,8 @@ class Referee:
     out: Path
     machine: list[doctor.Check]
 
-    def run(self, submission: Path, **changes) -> tuple[Record, Path]:
-        observer = ConsoleObserver(Console(file=io.StringIO()))
+    def run(self, submission: Path, observer: Observer | None = None, **changes) -> tuple[Record, Path]:
+        observer = observer or ConsoleObserver(Console(file=io.StringIO()))
         request = {
             "rules": self.rules,
             "submission": submission,

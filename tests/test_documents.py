@@ -72,5 +72,5 @@ def test_every_fact_of_the_environment_is_explained():
     section = (DOCS / "evidence.md").read_text().partition("\n## environment\n")[2]
     rows = re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)
     documented = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
-    added_by_the_run = {"disk_free_bytes", "other_runs_seen"}
+    added_by_the_run = {"disk_free_bytes", "other_runs_seen", "sandbox", "sandbox_engine", "sandbox_image"}
     assert {re.sub(r"^gpu\d+_", "gpuN_", key) for key in facts} == documented - added_by_the_run

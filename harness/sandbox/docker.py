@@ -61,7 +61,7 @@ NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "cgroup")  # the user namespace
 # What the engine and its runtime mount by themselves. Below /proc and /sys they cover single files.
 ENGINE_MOUNTS = {"/proc", "/dev", "/dev/pts", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
 WRITABLE_ENGINE_MOUNTS = {"/proc", "/dev", "/dev/pts", "/sys/fs/cgroup"}  # what is in them belongs to root
-GPU_MOUNTS = re.compile(r"/(usr|lib|lib64|etc|run/nvidia|dev/nvidia|proc/driver/nvidia)\b")  # of the vendor's runtime
+GPU_MOUNTS = re.compile(r"/((usr|lib|lib64|etc|proc/driver/nvidia)(/|$)|(run|dev)/nvidia)")  # of the vendor's runtime
 
 
 class HostPaths:
@@ -235,7 +235,6 @@ class DockerSandbox:
                     ("nofile", limits.open_files),
                     ("fsize", limits.output_bytes),
                     ("nproc", limits.processes),
-                    ("msgqueue", 0),
                 )
             ],
             sysctls={"net.ipv6.conf.all.disable_ipv6": "0"},  # otherwise the kernel does not count its attempts
@@ -288,7 +287,7 @@ class DockerRun:
         state = self._client.api.inspect_container(self._container)["State"]
         init = state["Pid"]
         if not init:
-            raise RefereeError(f"sandbox for {spec.label}: its init ended at once (exit code {state['ExitCode']})")
+            raise RefereeError(f"sandbox for {spec.label}: its init ended at once{self._excerpt()}")
         self._init_descriptor = os.pidfd_open(init)
         command = self._wait_for_command(spec, init)
         self._command_descriptor = os.pidfd_open(command)
@@ -480,6 +479,7 @@ class DockerRun:
         poll.register(self._command_descriptor, select.POLLIN)
         exited_at: float | None = None
         exit_told = False
+        self._peak = _memory_peak(self.walls.init_pid)  # of a command that ends before the next look, what there is
         while True:
             ready = {descriptor for descriptor, _ in poll.poll(SAMPLE_SECONDS * 1000)}
             now = time.monotonic()

@@ -50,7 +50,9 @@ def command(monkeypatch, capsys, machine):
 
     def run(*arguments: str | Path, found: list[Check] = machine) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["harness", *map(str, arguments)])
-        monkeypatch.setattr(cli.checks, "inspect", lambda out=None, attack=False, machine=None: list(found))
+        monkeypatch.setattr(
+            cli.checks, "inspect", lambda out=None, backend=None, attack=False, machine=None: list(found)
+        )
         monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -86,12 +88,13 @@ def test_the_commands_and_their_options_are_these() -> None:
         return found
 
     found = surface(get_command(cli.app))
-    run = ["--seeds=", "--sandbox=auto", "--out=runs"]
+    back_end = ["--sandbox=auto", "--image=parameter-golf:cpu"]
+    run = ["--seeds=", *back_end, "--out=runs"]
     published = ["--variant=sp1024", "--train-shards=80"]
     expected = {
         "record": ["--rules", "--submission", "--data", *run],
         "demo": ["--submission=submission", "--data=data/demo", *run],
-        "doctor": ["--rules=", "--data=None", "--out=runs", "--attack=False"],
+        "doctor": ["--rules=", "--data=None", "--out=runs", "--attack=False", *back_end],
         "data demo": ["--out=data/demo"],
         "data verify": ["--data=data/demo"],
         "data fetch": [*published, "--out=None", "--repository=willdepueoai/parameter-golf"],
@@ -178,7 +181,7 @@ def test_usage_errors(command, arguments: list[str], named: str, monkeypatch, tm
         ({"seeds": "1,,2"}, 64, "1,,2"),
         ({"seeds": "1.5"}, 64, "1.5"),
         ({"sandbox": "chroot"}, 64, "chroot"),
-        ({"sandbox": "docker"}, 69, "Docker"),
+        ({"sandbox": "docker", "image": "no-such-image:at-all"}, 69, "ocker"),
         ({"rules": "nonsense"}, 65, "nonsense"),
         ({"rules": "/nowhere/rules.toml"}, 65, "/nowhere/rules.toml"),
         ({"rules": "{tmp}"}, 65, "no rules named"),

@@ -12,6 +12,7 @@ from harness import doctor
 from harness.attack import UNFINISHED, AttackResult
 from harness.doctor import Check, Cost, require
 from harness.errors import EnvironmentMissing, InputError, RefereeError
+from harness.sandbox.backends import find_backend
 
 
 @pytest.mark.sandbox
@@ -48,13 +49,14 @@ def test_what_stops_one_set_of_rules_or_one_data_directory_has_its_own_error() -
 
 def test_a_missing_bubblewrap_is_noticed_and_says_how_to_get_it(monkeypatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    check = doctor._check_bubblewrap()
+    found = {check.name: check for check in doctor.inspect(backend=find_backend("bubblewrap"))}
+    check = found["bubblewrap"]
     assert (check.ok, check.cost) == (False, Cost.NO_RUN)
     assert "install" in check.detail
-    assert not doctor._check_sandbox().ok
+    assert not {"sandbox", "self-attack"} & set(found), "there is none to try"
 
 
-def test_a_sandbox_that_does_not_wall_off_is_noticed(monkeypatch) -> None:
+def test_a_sandbox_that_does_not_wall_off_is_noticed() -> None:
     """Attack S13: a wrapper that lets everything through must not pass the self-check."""
     import select
     import subprocess
@@ -92,8 +94,7 @@ def test_a_sandbox_that_does_not_wall_off_is_noticed(monkeypatch) -> None:
 
             return Run()
 
-    monkeypatch.setattr(doctor, "BubblewrapSandbox", PassThrough)
-    check = doctor._check_sandbox()
+    check = doctor._check_sandbox(PassThrough())
     assert not check.ok
     assert check.cost is Cost.NO_RUN
 
@@ -149,14 +150,14 @@ def test_a_self_test_that_did_not_finish_is_tried_again_and_not_kept(monkeypatch
         [AttackResult("read", True, "no"), AttackResult(UNFINISHED, False, "RefereeError: too slow")],
         [AttackResult("read", True, "no"), AttackResult("write", True, "no")],
     ]
-    monkeypatch.setattr(doctor, "run_attacks", lambda: outcomes.pop(0))
-    monkeypatch.setattr(doctor, "_attack_file", lambda: tmp_path / "attacks")
-    assert doctor._check_attacks().ok
+    monkeypatch.setattr(doctor, "run_attacks", lambda sandbox: outcomes.pop(0))
+    monkeypatch.setattr(doctor, "_attack_file", lambda sandbox: tmp_path / "attacks")
+    assert doctor._check_attacks(None).ok
     assert outcomes == []
-    assert "2 attacks" in doctor._check_attacks().detail, "the whole one is kept"
+    assert "2 attacks" in doctor._check_attacks(None).detail, "the whole one is kept"
     (tmp_path / "attacks").unlink()
     outcomes += [[AttackResult(UNFINISHED, False, "RefereeError: too slow")]] * 2
-    check = doctor._check_attacks()
+    check = doctor._check_attacks(None)
     assert not check.ok
     assert "too slow" in check.detail
     assert not (tmp_path / "attacks").exists()
