@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import select
+import shutil
 import socket
 import struct
 import subprocess
@@ -82,7 +83,7 @@ class Bait:
         """A sandbox like a phase's, with the probe instead of a submission."""
         gated = {"/in/secret": self.secret, "/in/alias": self.secret} if self.monitor else {}
         inputs = {
-            "/in/probe.py": PROBE,
+            "/in/probe.py": self.directory / "probe.py",
             "/in/probe.json": self.directory / "probe.json",
             "/in/granted": self.granted,
             "/in/folder": self.directory / "folder",
@@ -97,10 +98,12 @@ class Bait:
 
 
 def run_attacks(
-    sandbox: Sandbox | None = None, progress: Callable[[AttackResult], None] | None = None
+    sandbox: Sandbox | None = None,
+    progress: Callable[[AttackResult], None] | None = None,
+    directory: Path | None = None,
 ) -> list[AttackResult]:
     """Every attack and what became of it. `sandbox`: the back-end to try, by default bubblewrap; `progress` is told
-    each result when it is known.
+    each result when it is known. directory: where bait is laid out, by default where temporary files go.
 
     Raises EnvironmentMissing if there is nothing to try. As root the access monitor is on trial, too; without root its
     absence is a result."""
@@ -113,7 +116,7 @@ def run_attacks(
 
     sandbox = sandbox or BubblewrapSandbox()
     try:
-        with _bait(sandbox) as bait:
+        with _bait(sandbox, directory) as bait:
             _attack(sandbox, bait, add)
     except (RefereeError, OSError) as error:
         add(UNFINISHED, False, f"{type(error).__name__}: {error}")
@@ -317,10 +320,10 @@ def _kill(running: RunningSandbox, add: Add) -> None:
 
 
 @contextlib.contextmanager
-def _bait(sandbox: Sandbox) -> Iterator[Bait]:
+def _bait(sandbox: Sandbox, place: Path | None) -> Iterator[Bait]:
     """Lay it out, and take everything away again."""
     with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-attack-")))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-attack-", dir=place)))
         registration = stack.enter_context(Registration(f"attack-{os.getpid()}"))
         registration.set_scratch(directory)
         monitor = None
@@ -329,6 +332,7 @@ def _bait(sandbox: Sandbox) -> Iterator[Bait]:
             stack.callback(monitor.close)
         bait = Bait(directory, registration, monitor)
         directory.chmod(0o755)
+        shutil.copyfile(PROBE, directory / "probe.py")  # the engine may not find the harness's own
         for path in (bait.granted, bait.secret):
             path.write_text(f"{path.name} {secrets.token_hex(8)}\n")
             path.chmod(0o555)  # executing is a way of opening

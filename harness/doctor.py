@@ -25,7 +25,7 @@ from harness.errors import EnvironmentMissing, InputError, RefereeError
 from harness.machine import Facts, Machine, free_bytes, survey
 from harness.registry import Registration, default_directory
 from harness.sandbox import SMALL, Sandbox, SandboxSpec
-from harness.sandbox.backends import Backend, find_backend
+from harness.sandbox.backends import Backend, find_backend, own_container
 
 ACCESS_MONITOR = "access monitor"  # the name of the check that decides whether a run is watched by the kernel
 MINIMUM_FREE_BYTES = 2_000_000_000
@@ -169,7 +169,7 @@ ATTACK_TRIES = 2  # one that does not finish, on a machine that is very busy, sa
 
 def _attack_everything(sandbox: Sandbox) -> list[Check]:
     """One check for each attack on the sandbox; keeps the outcome for `_check_attacks`, if every attack was tried."""
-    results = run_attacks(sandbox)
+    results = run_attacks(sandbox, directory=Path.cwd() if own_container() else None)  # what is on a volume
     file = _attack_file(sandbox)
     holes = [result.name for result in results if not result.denied]
     if UNFINISHED not in holes:

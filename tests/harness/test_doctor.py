@@ -150,7 +150,7 @@ def test_a_self_test_that_did_not_finish_is_tried_again_and_not_kept(monkeypatch
         [AttackResult("read", True, "no"), AttackResult(UNFINISHED, False, "RefereeError: too slow")],
         [AttackResult("read", True, "no"), AttackResult("write", True, "no")],
     ]
-    monkeypatch.setattr(doctor, "run_attacks", lambda sandbox: outcomes.pop(0))
+    monkeypatch.setattr(doctor, "run_attacks", lambda sandbox, directory: outcomes.pop(0))
     monkeypatch.setattr(doctor, "_attack_file", lambda sandbox: tmp_path / "attacks")
     assert doctor._check_attacks(None).ok
     assert outcomes == []
