@@ -261,7 +261,7 @@ def _hand_over(directory: Path) -> None:
     """Give what was made to the user, who does not work as the root of a container: the owner of the directory that it
     was started in.
     """
-    if own_container():
+    if own_container() and os.geteuid() == 0:
         give_away(directory, like=Path.cwd())
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 PR_SET_DUMPABLE = 4
 PRIORITY = -10  # nice value of who should not wait for a model
+# A container has the first read-only; there compose.yaml mounts it as the second.
+DROP_CACHES = ("/proc/sys/vm/drop_caches", "/run/drop_caches")
 
 
 def start_time(pid: int) -> int | None:
@@ -57,8 +59,12 @@ def drop_page_cache() -> bool:
     """Forget which files have been read, so that a phase cannot tell the next one anything by reading chosen pages of
     a shared file (attack catalogue, X29). False where that is not permitted.
     """
-    try:
-        Path("/proc/sys/vm/drop_caches").write_text("1")
-    except OSError:
-        return False
-    return True
+    for place in DROP_CACHES:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(place, os.O_WRONLY)  # and never makes a file of that name
+            try:
+                os.write(descriptor, b"1")
+            finally:
+                os.close(descriptor)
+            return True
+    return False

@@ -306,7 +306,7 @@ def test_doctor_s_exit_code_follows_from_what_is_missing(command, costs, code) -
 )
 def test_doctor_tells_what_rules_and_data_ask_for(command, monkeypatch, toy_data, tmp_path, rules, data, code, named):
     """Whatever the machine of the tests is: it has no eight H100, or this test must learn of them."""
-    monkeypatch.setattr(cli, "survey", lambda: dataclasses.replace(survey(), controllers=CONTROLLERS))
+    monkeypatch.setattr(cli, "survey", lambda: dataclasses.replace(survey(), controllers=CONTROLLERS, image=None))
     name = TESTS / "toy.toml" if rules == "toy" else rules
     arguments = ["--rules", name, *(["--data", toy_data] if data else []), "--out", tmp_path]
     ended, said, _ = command("doctor", *arguments, found=[Check("fine", True, "here", Cost.NO_RUN)])
