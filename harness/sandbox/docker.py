@@ -53,6 +53,9 @@ PYTHON = "/opt/venv/bin/python"  # in the image, as are the next
 PROJECT = "/opt/parameter-golf"  # the harness's own code, which no phase sees
 IMAGE_TREES = ("/bin", "/boot", "/etc", "/home", "/lib", "/opt/venv", "/root", "/sbin", "/srv", "/usr", "/var", "/wire")
 LABEL = "parameter-golf.harness"  # value: process id and start time of the harness that made it
+# Compose labels the images that it builds, and containers inherit that. A phase that did would count as one of the
+# project's containers, and end when somebody removes those.
+COMPOSE = "com.docker.compose."
 BUILD_SECONDS = 60.0  # an engine needs half a second
 EMPTY_SECONDS = 20.0
 SAMPLE_SECONDS = 0.5  # between two looks at a container's memory
@@ -128,6 +131,8 @@ class DockerSandbox:
                 self.image = self._client.images.get(image).id
                 self._paths = HostPaths(None)
             self._image_facts = self._client.api.inspect_image(self.image)
+            labels = self._image_facts["Config"]["Labels"] or {}
+            self._no_project = dict.fromkeys((name for name in labels if name.startswith(COMPOSE)), "")
             self._engine = self._client.version()["Version"]
         except ImageNotFound:
             raise EnvironmentMissing(f"there is no image {image}; `docker compose build demo` makes it") from None
@@ -176,7 +181,11 @@ class DockerSandbox:
                 hostname="sandbox",
                 working_dir=spec.working_directory,
                 stdin_open=True,
-                labels={LABEL: f"{os.getpid()}-{start_time(os.getpid())}", "parameter-golf.phase": spec.label},
+                labels={
+                    LABEL: f"{os.getpid()}-{start_time(os.getpid())}",
+                    "parameter-golf.phase": spec.label,
+                    **self._no_project,
+                },
                 host_config=self._host_config(spec, uid),
             )
         except DockerException as error:

@@ -28,7 +28,7 @@ from harness.progress import ConsoleObserver
 from harness.sandbox import SMALL, Mount, SandboxEvent, SandboxSpec
 from harness.sandbox import docker as back_end
 from harness.sandbox.backends import find_backend, own_container
-from harness.sandbox.docker import LABEL, PROJECT, DockerRun, DockerSandbox, HostPaths, connect, wrong_mounts
+from harness.sandbox.docker import COMPOSE, LABEL, PROJECT, DockerRun, DockerSandbox, HostPaths, connect, wrong_mounts
 from harness.sandbox.facts import read_mounts
 
 PATIENCE = 20.0
@@ -313,6 +313,16 @@ def test_limits_hold(start) -> None:
 
 
 # --- a harness that dies
+
+
+@in_docker
+def test_who_removes_a_compose_project_does_not_remove_phases_of_its_image(sandbox, start) -> None:
+    engine = connect().api
+    inherited = [name for name in engine.inspect_image(sandbox.image)["Config"]["Labels"] if name.startswith(COMPOSE)]
+    assert inherited, "the image was not built by compose: this shows nothing"
+    start("sleep", "100")
+    (container,) = engine.containers(filters={"label": f"{LABEL}={os.getpid()}-{start_time(os.getpid())}"})
+    assert {container["Labels"][name] for name in inherited} == {""}
 
 
 @in_docker
