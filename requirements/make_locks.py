@@ -47,9 +47,9 @@ def resolve(torch_version: str, *options: str) -> str:
 def pin_locks() -> None:
     compose = HERE.parent / "compose.yaml"
     text = compose.read_text()
-    for name in ("cpu.lock", "record.lock"):
+    for name in ("default.lock", "record.lock"):
         digest = hashlib.sha256((HERE / name).read_bytes()).hexdigest()
-        text = re.sub(rf"[0-9a-f]{{64}}(?= # of requirements/{name}$)", digest, text, flags=re.MULTILINE)
+        text = re.sub(rf"[0-9a-f]{{64}}(?=\}}? # of requirements/{name}$)", digest, text, flags=re.MULTILINE)
     compose.write_text(text)
 
 

@@ -32,7 +32,7 @@ def compose(*arguments: str) -> str:
 
 def check_rights(services: dict[str, dict]) -> None:
     """What each service may do, in the file as in what Docker makes of it."""
-    assert set(services) == {*HARNESS, "data", "test"}
+    assert set(services) == {*HARNESS, "data", "test", "check"}
     for name, service in services.items():
         assert "privileged" not in service and "devices" not in service and "env_file" not in service, name
         assert service["cap_drop"] == ["ALL"] and service["read_only"] is True, name
@@ -44,8 +44,11 @@ def check_rights(services: dict[str, dict]) -> None:
         assert service["network_mode"] == "none" and service["pid"] == service["cgroup"] == "host", name
         assert "environment" not in service, name
     assert set(services["data"]["cap_add"]) == {"SETGID", "SETUID"}
-    assert services["test"].get("cap_add", []) == [] and services["test"]["network_mode"] == "none"
-    for name in ("data", "test"):
+    for name in ("test", "check"):
+        assert services[name].get("cap_add", []) == [] and services[name]["network_mode"] == "none"
+    (workspace,) = services["check"]["volumes"]
+    assert workspace == ".:/workspace:ro" or workspace["read_only"]
+    for name in ("data", "test", "check"):
         assert "docker.sock" not in str(services[name]) and "pid" not in services[name], name
     assert [name for name, service in services.items() if "deploy" in service] == ["record"]
 
@@ -58,13 +61,17 @@ def test_services_may_do_what_is_listed(services) -> None:
 def test_images_are_of_pinned_bases_and_locks(services) -> None:
     bases = {}
     for name, service in services.items():
-        arguments = service["build"]["args"]
+        arguments = {
+            key: re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", str(value)) if key.startswith("LOCK") else value
+            for key, value in service["build"]["args"].items()
+        }
         lock = (REPOSITORY / "requirements" / f"{arguments['LOCK']}.lock").read_bytes()
         assert arguments["LOCK_SHA256"] == hashlib.sha256(lock).hexdigest(), "after a change of a lock: make locks"
         base = re.fullmatch(r"\$\{\w+:-(\S+:\S+@sha256:[0-9a-f]{64})\}", arguments["BASE_IMAGE"])
         assert base, name
         bases[arguments["LOCK"]] = base[1]
-        assert service["image"] == f"parameter-golf:{arguments['LOCK']}"
+        images = {"default": "parameter-golf:cpu", "record": "parameter-golf:record"}
+        assert service["image"] == images[arguments["LOCK"]]
         assert service["pull_policy"] == "build", "an image of another checkout must not run"
     assert f"ARG BASE_IMAGE={bases['record']}\n" in (REPOSITORY / "Dockerfile").read_text()
     assert services["record"]["image"] == "parameter-golf:record"
