@@ -48,9 +48,10 @@ def project(engine) -> Iterator[str]:
     """Name of a compose project whose containers are removed in the end."""
     name = f"golf-test-{os.getpid()}"
     yield name
-    for container in engine.containers.list(all=True, filters={"label": f"com.docker.compose.project={name}"}):
+    in_project = {"label": f"com.docker.compose.project={name}"}
+    for container in engine.containers.list(all=True, filters=in_project, ignore_removed=True):
         container.remove(force=True)
-    for network in engine.networks.list(filters={"label": f"com.docker.compose.project={name}"}):
+    for network in engine.networks.list(filters=in_project):
         network.remove()
 
 
