@@ -84,6 +84,7 @@ def test_a_run_belongs_to_who_started_it(project: str, workspace: Path) -> None:
     assert not others
 
 
+@pytest.mark.alone  # any other harness that starts meanwhile would remove it first
 def test_what_a_killed_harness_leaves_is_removed_and_told_at_the_next_start(engine, project, workspace) -> None:
     name = f"{project}-killed"
     started = compose_run(project, workspace, "--detach", "--name", name, submission="slow")
