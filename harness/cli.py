@@ -18,7 +18,7 @@ from rich.table import Table
 
 from harness import doctor as checks
 from harness.errors import EnvironmentMissing, ExitCode, InputError, RefereeError
-from harness.machine import free_bytes, survey
+from harness.machine import Machine, free_bytes, survey
 from harness.outputs import give_away
 from harness.preflight import preflight
 from harness.rules import load_rules
@@ -156,8 +156,9 @@ def doctor(
     if data and not rules:
         raise typer.BadParameter("--data needs --rules, which say what the data must be")
     asked = load_rules(rules).rules if rules else None
-    machine = survey()
-    found = checks.inspect(out, _backend(sandbox, image), attack=attack, machine=machine)
+    backend = _backend(sandbox, image)
+    machine = _survey(backend)
+    found = checks.inspect(out, backend, attack=attack, machine=machine)
     if asked:
         found += preflight(asked, data, out, machine=machine)
     table = Table(show_header=False, box=None)
@@ -272,7 +273,7 @@ def _run(rules_name: str, submission: Path, data: Path, seeds_text: str, backend
 
     rules = load_rules(rules_name)
     seeds = parse_seeds(seeds_text) or rules.rules.seeds.default
-    machine = survey()
+    machine = _survey(backend)
     missing_witnesses = checks.require(preflight(rules.rules, data, out, machine=machine, seeds=len(seeds)))
     found = checks.inspect(out, backend, machine=machine)
     missing_witnesses += checks.require(found)
@@ -339,6 +340,13 @@ def _check(paths: list[Path], base: str | None, format: Format, output: Path | N
         raise InputError(f"cannot write {output}: {error.strerror}") from None
     print_verdicts(reports, console)
     return ExitCode[status]
+
+
+def _survey(backend: Backend) -> Machine:
+    """A harness in a container has no GPUs of its own: containers beside it get them."""
+    if own_container() and backend.name == "docker":
+        return survey(backend.make().find_gpus)
+    return survey()
 
 
 def _backend(name: str, image: str) -> Backend:

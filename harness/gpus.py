@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import stat
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -122,3 +124,27 @@ def device_nodes(devices: Path = Path("/dev")) -> list[Path]:
     """The character devices that a CUDA program opens: /dev/nvidia0 ..., nvidiactl, nvidia-uvm and their like."""
     found = [*devices.glob("nvidia*"), *devices.glob("nvidia-caps/*")]
     return sorted(path for path in found if stat.S_ISCHR(path.stat().st_mode))
+
+
+def read_gpus(text: str) -> tuple[Gpus, tuple[str, ...]]:
+    """GPUs and their device nodes, from what this module prints as a program (`python -m harness.gpus`), in a container
+    that has them.
+    """
+    said = json.loads(text)
+    devices = tuple(
+        Gpu(**{**gpu, "processes": None if gpu["processes"] is None else tuple(gpu["processes"])})
+        for gpu in said["gpus"].pop("devices")
+    )
+    return Gpus(devices=devices, **said["gpus"]), tuple(said["nodes"])
+
+
+def main() -> None:
+    try:
+        gpus = find_gpus()
+    except EnvironmentMissing as error:
+        sys.exit(str(error))
+    print(json.dumps({"gpus": asdict(gpus), "nodes": [str(node) for node in device_nodes()]}))
+
+
+if __name__ == "__main__":
+    main()

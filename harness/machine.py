@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,20 +75,21 @@ class Machine:
         return facts
 
 
-def survey() -> Machine:
-    """Look at the machine; takes a fraction of a second, and longer where GPUs have to wake up.
+def survey(ask_for_gpus: Callable[[], tuple[Gpus, tuple[str, ...]]] | None = None) -> Machine:
+    """Look at the machine; takes a fraction of a second, and longer where GPUs have to wake up. ask_for_gpus: who knows
+    the GPUs and their device nodes if this process cannot see them.
 
     A driver that does not answer counts as no GPUs, with its words: rules may need none. Raises EnvironmentMissing if
     the image does not say what it is."""
     try:
-        gpus = find_gpus()
+        gpus, nodes = ask_for_gpus() if ask_for_gpus else (find_gpus(), tuple(map(str, device_nodes())))
     except EnvironmentMissing as error:
-        gpus = Gpus(absent=str(error))
+        gpus, nodes = Gpus(absent=str(error)), ()
     groups = hierarchies() if os.geteuid() == 0 else []  # without root no sandbox gets one
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Machine(
         gpus=gpus,
-        gpu_nodes=tuple(map(str, device_nodes())),
+        gpu_nodes=nodes,
         kernel=platform.release(),
         features=features(),
         cgroup_versions=tuple(sorted({group.version for group in groups if group.controllers})),

@@ -706,6 +706,7 @@ class _SeedRun:
                 scratch_bytes=limits.scratch_bytes,
                 shared_memory_bytes=limits.shared_memory_bytes,
             ),
+            gpus=bool(self.rules.hardware.gpus),
         )
 
 

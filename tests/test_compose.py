@@ -50,7 +50,7 @@ def check_rights(services: dict[str, dict]) -> None:
     assert workspace == ".:/workspace:ro" or workspace["read_only"]
     for name in ("data", "test", "check"):
         assert "docker.sock" not in str(services[name]) and "pid" not in services[name], name
-    assert [name for name, service in services.items() if "deploy" in service] == ["record"]
+    assert not [name for name, service in services.items() if "deploy" in service], "a machine without GPUs is told so"
 
 
 def test_services_may_do_what_is_listed(services) -> None:
@@ -90,8 +90,6 @@ def test_docker_reads_it_the_same_way() -> None:
         for key in [key for key, value in service.items() if value is None]:
             del service[key]
     check_rights(found)
-    devices = found["record"]["deploy"]["resources"]["reservations"]["devices"]
-    assert [device["driver"] for device in devices] == ["nvidia"]
 
 
 @pytest.mark.docker

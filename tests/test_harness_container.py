@@ -55,10 +55,12 @@ def project(engine) -> Iterator[str]:
         network.remove()
 
 
-def compose_run(project: str, workspace: Path, *options: str, submission: str) -> subprocess.CompletedProcess:
+def compose_run(
+    project: str, workspace: Path, *options: str, submission: str, rules: str = "toy.toml"
+) -> subprocess.CompletedProcess:
     command = ["docker", "compose", "--project-name", project, "run", "--no-deps", "--rm", "-T"]
     command += ["--volume", f"{workspace}:/golf", "--workdir", "/golf", *options, "demo"]
-    command += ["harness", "record", "--rules", "toy.toml", "--submission", submission, "--data", "data"]
+    command += ["harness", "record", "--rules", rules, "--submission", submission, "--data", "data"]
     environment = {**os.environ, "COMPOSE_PROGRESS": "quiet"}
     host = os.environ.get("DOCKER_HOST", "")
     if host.startswith("unix://"):
@@ -82,6 +84,15 @@ def test_a_run_belongs_to_who_started_it(project: str, workspace: Path) -> None:
     assert record["environment"]["sandbox_image"].startswith("sha256:")
     others = [path for path in workspace.rglob("*") if (path.lstat().st_uid, path.lstat().st_gid) != (OWNER, OWNER)]
     assert not others
+
+
+def test_a_machine_without_the_record_s_gpus_is_told_in_one_line(project: str, workspace: Path) -> None:
+    done = compose_run(project, workspace, submission="submission", rules="record")
+    assert done.returncode == 69, done.stdout + done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("harness: "))
+    assert "8x H100 are needed" in line
+    assert "`harness demo` runs on a CPU" in line
+    assert not (workspace / "runs").exists()
 
 
 @pytest.mark.alone  # any other harness that starts meanwhile would remove it first

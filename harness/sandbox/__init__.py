@@ -60,7 +60,8 @@ SMALL = Limits(
 class SandboxSpec:
     """A phase as the back-end sees it. `command[0] == "python"` means the sandbox's own interpreter.
 
-    All mounts are read-only; the back-end adds an empty, writable /out.
+    All mounts are read-only; the back-end adds an empty, writable /out. gpus: whether it gets the machine's GPUs, which
+    a back-end without device mounts must ask its engine for.
     """
 
     label: str
@@ -68,6 +69,7 @@ class SandboxSpec:
     mounts: tuple[Mount, ...]
     limits: Limits
     working_directory: str = "/in/submission"
+    gpus: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
 

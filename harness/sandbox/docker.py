@@ -28,6 +28,7 @@ from docker.errors import DockerException, ImageNotFound
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
 from harness.errors import EnvironmentMissing, RefereeError
+from harness.gpus import Gpus, read_gpus
 from harness.processes import is_running, start_time
 from harness.sandbox import (
     Confinement,
@@ -158,6 +159,36 @@ class DockerSandbox:
         found = [Path(path) for key in ("UpperDir", "LowerDir") for path in (layers.get(key) or "").split(":") if path]
         return found if found and all(path.is_dir() for path in found) else None
 
+    def find_gpus(self) -> tuple[Gpus, tuple[str, ...]]:
+        """GPUs and their device nodes, as a container that asks for all of them sees them. The harness's own has none,
+        so that it starts on any machine.
+        """
+        config = self._client.api.create_host_config(
+            network_mode="none",
+            pid_mode="host",  # who uses a GPU is told by the host's process ids
+            read_only=True,
+            cap_drop=["ALL"],
+            device_requests=[DeviceRequest(count=-1, capabilities=[["gpu", "utility"]])],
+        )
+        labels = {LABEL: f"{os.getpid()}-{start_time(os.getpid())}", **self._no_project}
+        command = [PYTHON, "-m", "harness.gpus"]
+        container = None
+        try:
+            container = self._client.api.create_container(
+                self.image, command, entrypoint=[], user="0", host_config=config, labels=labels
+            )
+            self._client.api.start(container)
+            code = self._client.api.wait(container)["StatusCode"]
+            said = self._client.api.logs(container).decode(errors="replace").strip()
+            if code != 0:
+                return Gpus(absent=said[-300:]), ()
+            return read_gpus(said)
+        except DockerException as error:
+            return Gpus(absent=f"Docker has none to give ({_reason(error)})"), ()
+        finally:
+            if container:
+                self._client.api.remove_container(container, force=True, v=True)
+
     def reap(self) -> list[str]:
         """Remove the containers of harnesses that are gone."""
         found = []
@@ -220,7 +251,7 @@ class DockerSandbox:
             "/dev/mqueue": "ro,nosuid,nodev,noexec,size=4k",  # covers the message queues, which would be writable
             PROJECT: "ro,nosuid,nodev,noexec,size=4k",
         }
-        if not _wants_gpus(spec):  # NCCL reads there how GPUs are connected
+        if not spec.gpus:  # NCCL reads there how GPUs are connected
             tmpfs["/sys"] = "ro,nosuid,nodev,noexec,size=4k"
         config = self._client.api.create_host_config(
             network_mode="none",
@@ -248,14 +279,10 @@ class DockerSandbox:
             ],
             sysctls={"net.ipv6.conf.all.disable_ipv6": "0"},  # otherwise the kernel does not count its attempts
             log_config=LogConfig(type="none"),
-            device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if _wants_gpus(spec) else None,
+            device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if spec.gpus else None,
         )
         config["CgroupnsMode"] = "private"
         return config
-
-
-def _wants_gpus(spec: SandboxSpec) -> bool:
-    return any(mount.device for mount in spec.mounts)
 
 
 class DockerRun:
@@ -522,11 +549,11 @@ def wrong_mounts(spec: SandboxSpec, table: dict[str, str]) -> list[tuple[str, st
         PROJECT: "ro",
         **{mount.target: "ro" for mount in spec.mounts if not mount.device},
     }
-    if not _wants_gpus(spec):
+    if not spec.gpus:
         asked["/sys"] = "ro"
     wrong = [(target, f"{mode} is missing") for target, mode in asked.items() if table.get(target) != mode]
     for target, mode in table.items():
-        if target in asked or (_wants_gpus(spec) and GPU_MOUNTS.match(target)):
+        if target in asked or (spec.gpus and GPU_MOUNTS.match(target)):
             continue
         in_kernel_views = target.startswith(("/proc/", "/sys/"))
         may_write = target in WRITABLE_ENGINE_MOUNTS or target.startswith("/proc/")

@@ -312,6 +312,18 @@ def test_limits_hold(start) -> None:
     assert events(run)[0].exit_code == 137
 
 
+@in_docker
+def test_a_machine_without_gpus_is_told_so_by_the_engine(sandbox) -> None:
+    gpus, nodes = sandbox.find_gpus()
+    if Path("/dev/nvidiactl").exists():
+        assert gpus.devices and nodes
+    else:
+        assert (gpus.devices, nodes) == ((), ())
+        assert "Docker has none to give" in gpus.absent
+    label = f"{LABEL}={os.getpid()}-{start_time(os.getpid())}"
+    assert connect().api.containers(all=True, filters={"label": label}) == [], "what was asked is gone"
+
+
 # --- a harness that dies
 
 
@@ -455,6 +467,7 @@ def test_the_vendor_s_files_may_be_there_only_with_gpus() -> None:
         command=("true",),
         mounts=(*SPEC.mounts, Mount(source=Path("/dev/nvidia0"), target="/dev/nvidia0", device=True)),
         limits=SMALL,
+        gpus=True,
     )
     library = {"/usr/lib/x86_64-linux-gnu/libcuda.so.580": "ro", "/dev/nvidia0": "rw"}
     assert wrong_mounts(with_gpu, {**TABLE, **library}) == []

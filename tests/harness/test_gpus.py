@@ -9,6 +9,7 @@ import pynvml
 import pytest
 from nvml import H100, H100_BYTES, Card, FakeNvml
 
+from harness import gpus
 from harness.errors import EnvironmentMissing
 from harness.gpus import device_nodes, find_gpus
 
@@ -92,3 +93,11 @@ def test_only_character_devices_count_as_gpu_nodes(tmp_path: Path) -> None:
     (tmp_path / "nvidia0").write_text("a plain file")
     (tmp_path / "nvidia-caps").mkdir()
     assert device_nodes(tmp_path) == []
+
+
+def test_what_a_container_says_of_its_gpus_is_read_as_it_was_found(monkeypatch, capsys) -> None:
+    cards = FakeNvml([Card(), Card()])
+    monkeypatch.setattr(gpus.importlib, "import_module", lambda name: cards)
+    monkeypatch.setattr(gpus, "device_nodes", lambda: [Path("/dev/nvidia0"), Path("/dev/nvidia1")])
+    gpus.main()
+    assert gpus.read_gpus(capsys.readouterr().out) == (find_gpus(cards), ("/dev/nvidia0", "/dev/nvidia1"))
