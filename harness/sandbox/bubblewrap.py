@@ -25,6 +25,7 @@ from pathlib import Path
 
 from harness.errors import EnvironmentMissing, RefereeError
 from harness.outputs import remove_tree
+from harness.processes import PHASE_PRIORITY, favour
 from harness.sandbox import Confinement, Mount, SandboxEvent, SandboxSpec, Walls, base_environment
 from harness.sandbox.cgroup import PhaseCgroup, hierarchies
 from harness.sandbox.facts import (
@@ -328,6 +329,7 @@ class BubblewrapRun:
                 return None
         except OSError:
             return None
+        favour(children[0], PHASE_PRIORITY)
         return confinement_of(children[0])
 
     def peak_memory_bytes(self) -> int | None:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import Reason, RefereeError, Violation
-from harness.processes import become_undumpable, go_first
+from harness.processes import HARNESS_PRIORITY, become_undumpable, favour
 from harness.scoring import nats, wire
 
 MOST_WORKERS = 16
@@ -152,7 +152,7 @@ def work(channel: Connection, descriptors: Sequence[int]) -> None:
 
 def main() -> None:
     become_undumpable()
-    go_first()
+    favour("self", HARNESS_PRIORITY)
     channel, *descriptors = map(int, sys.argv[1:])
     with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):  # the harness is done, or gone
         work(Connection(channel), descriptors)

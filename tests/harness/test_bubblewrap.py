@@ -21,6 +21,7 @@ import pytest
 from support import TESTS
 
 from harness.errors import RefereeError
+from harness.processes import PHASE_PRIORITY
 from harness.sandbox import Limits, Mount, SandboxEvent, SandboxSpec
 from harness.sandbox.bubblewrap import (
     INSIDE_UID,
@@ -31,7 +32,7 @@ from harness.sandbox.bubblewrap import (
     environment,
     expected_mount_table,
 )
-from harness.sandbox.facts import PHASE_UIDS, out_no_routes, read_mount_table, unused_uid
+from harness.sandbox.facts import PHASE_UIDS, children_of, out_no_routes, read_mount_table, unused_uid
 
 pytestmark = pytest.mark.sandbox
 PATIENCE = 20.0
@@ -718,3 +719,19 @@ def test_what_it_leaves_cannot_harm_the_host() -> None:
     facts, _ = ended.out["tool"]
     assert facts.st_uid in PHASE_UIDS
     assert not stat.S_ISBLK(facts.st_mode)
+
+
+@pytest.mark.privileged
+def test_a_phase_goes_before_other_sessions() -> None:
+    """Otherwise one busy process of somebody else makes it a hundred times slower (`processes.favour`)."""
+    running = start("import time; time.sleep(60)")
+    try:
+        running.launch()
+        deadline = time.monotonic() + PATIENCE
+        while running.confinement() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (command,) = children_of(running.walls.init_pid)
+        assert Path(f"/proc/{command}/autogroup").read_text().split()[-1] == str(PHASE_PRIORITY)
+    finally:
+        running.close()

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
+import pytest
+
 from harness import processes
+from harness.processes import favour
 
 
 def test_page_cache_is_dropped_through_the_first_file_that_may_be_written(monkeypatch, tmp_path) -> None:
@@ -18,3 +24,15 @@ def test_where_the_page_cache_may_not_be_dropped_that_is_said(monkeypatch, tmp_p
     monkeypatch.setattr(processes, "DROP_CACHES", (tmp_path / "absent",))
     assert not processes.drop_page_cache()
     assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.privileged
+def test_a_session_can_be_favoured() -> None:
+    with subprocess.Popen(["sleep", "20"], start_new_session=True) as process:
+        try:
+            favour(process.pid, -7)
+            said = Path(f"/proc/{process.pid}/autogroup").read_text()
+        finally:
+            process.kill()
+    assert said.split()[-1] == "-7"
+    favour(process.pid, -7)  # it is gone: nobody minds
