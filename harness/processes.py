@@ -63,7 +63,7 @@ def favour(pid: int | str, nice: int) -> None:
 
     The kernel shares processors out between sessions (sched(7), autogroup), whatever the nice values in them: a busy
     process of another session takes four fifths of a processor from a model that works on four, and its threads, who
-    wait for each other at every step, become a hundred times slower."""
+    wait for each other at every step, become some sixty times slower (bench/busy_neighbour.py)."""
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 

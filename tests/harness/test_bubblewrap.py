@@ -723,7 +723,7 @@ def test_what_it_leaves_cannot_harm_the_host() -> None:
 
 @pytest.mark.privileged
 def test_a_phase_goes_before_other_sessions() -> None:
-    """Otherwise one busy process of somebody else makes it a hundred times slower (`processes.favour`)."""
+    """Otherwise one busy process of somebody else makes it many times slower (`processes.favour`)."""
     running = start("import time; time.sleep(60)")
     try:
         running.launch()
