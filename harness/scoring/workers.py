@@ -1,7 +1,7 @@
 """The scorer's workers: processes that turn large replies into nats, each a part.
 
 Processes and not threads: numpy takes the interpreter's lock back after every call, and waking a thread for that costs
-as much as the call (docs/decisions/0004-causality-probes.md has the figures). A worker maps the ranks' logits, gets
+as much as the call (docs/decisions/0005-scoring-workers.md). A worker maps the ranks' logits, gets
 targets over a socket, and returns losses or what was wrong. It ends when the harness hangs up, or ends itself.
 
 `python -m harness.scoring.workers CHANNEL SEGMENT...` (descriptors)."""
