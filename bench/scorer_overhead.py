@@ -34,7 +34,7 @@ from harness.scoring.windows import plan_windows  # noqa: E402
 from harness.scoring.workers import Answer, Workers  # noqa: E402
 
 RESULT = REPOSITORY / "bench" / "results" / "scorer_overhead.json"
-SIZES = {"demo": (32, 20), "record": (4, 4)}  # configuration -> windows per request, requests
+SIZES = {"demo": (32, 68), "record": (4, 4)}  # configuration -> windows per request, requests
 VOCAB, SLOTS = 1024, 2
 
 
@@ -154,6 +154,25 @@ def arithmetic_rate(workers: int, seconds: float = 2.0) -> float:
     return rate
 
 
+def worker_cost(rounds: int = 5) -> tuple[float, int]:
+    """Seconds until a new worker has computed its first token (the median), and bytes of memory that are its alone."""
+    hello = wire.Hello(vocab_size=VOCAB, window=2048, stride=64, batch=1, slots=1)
+    descriptor = os.memfd_create("logits")
+    os.ftruncate(descriptor, hello.logit_bytes)
+    seconds, private = [], 0
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        pool = Workers(hello, [descriptor], 1)
+        pool.commit([Answer(0, 0, 1, 1, np.zeros(1, np.uint16))])
+        seconds.append(time.perf_counter() - begin)
+        (child,) = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+        lines = Path(f"/proc/{child}/smaps_rollup").read_text().splitlines()
+        private = sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Private_"))
+        pool.close()
+    os.close(descriptor)
+    return statistics.median(seconds), private
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12, help="at demo size; a quarter of it at record size")
@@ -191,6 +210,9 @@ def main() -> None:
     rates = {workers: arithmetic_rate(workers) for workers in (0, 1, 2, 3, 4, 8, 16) if workers <= cores}
     result["arithmetic_tokens_per_second"] = rates
     print("arithmetic alone: " + ", ".join(f"{rate:,.0f} tokens/s by {count} workers" for count, rate in rates.items()))
+    seconds, private = worker_cost()
+    result["worker"] = {"start_seconds": seconds, "private_bytes": private}
+    print(f"a worker: {seconds:.3f} s to its first token, {private / 1e6:.0f} MB of its own")
     tokens = np.random.default_rng(0).integers(0, VOCAB, 1_000_000, dtype=np.uint16)
     seconds, _ = score([*this, "--mode", "idle"], tokens)
     result["scorer_tokens_per_second"] = len(tokens) / seconds

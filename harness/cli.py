@@ -278,6 +278,7 @@ def _run(rules_name: str, submission: Path, data: Path, seeds_text: str, backend
     found = checks.inspect(out, backend, machine=machine)
     missing_witnesses += checks.require(found)
     sandbox = backend.make()
+    sandbox.check_paths([data, out])
     request = RunRequest(
         rules=rules,
         submission=submission,

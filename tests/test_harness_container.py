@@ -56,11 +56,11 @@ def project(engine) -> Iterator[str]:
 
 
 def compose_run(
-    project: str, workspace: Path, *options: str, submission: str, rules: str = "toy.toml"
+    project: str, workspace: Path, *options: str, submission: str, rules: str = "toy.toml", out: str = "runs"
 ) -> subprocess.CompletedProcess:
     command = ["docker", "compose", "--project-name", project, "run", "--no-deps", "--rm", "-T"]
     command += ["--volume", f"{workspace}:/golf", "--workdir", "/golf", *options, "demo"]
-    command += ["harness", "record", "--rules", rules, "--submission", submission, "--data", "data"]
+    command += ["harness", "record", "--rules", rules, "--submission", submission, "--data", "data", "--out", out]
     environment = {**os.environ, "COMPOSE_PROGRESS": "quiet"}
     host = os.environ.get("DOCKER_HOST", "")
     if host.startswith("unix://"):
@@ -93,6 +93,15 @@ def test_a_machine_without_the_record_s_gpus_is_told_in_one_line(project: str, w
     assert "8x H100 are needed" in line
     assert "`harness demo` runs on a CPU" in line
     assert not (workspace / "runs").exists()
+
+
+def test_a_path_that_no_phase_could_see_ends_the_run_before_it_begins(project: str, workspace: Path) -> None:
+    done = compose_run(project, workspace, submission="submission", out="/srv/runs")
+    assert done.returncode == 69, done.stdout + done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("harness: "))
+    assert "/srv/runs lies inside the harness's own container" in line
+    assert "put it on a volume (there are: /golf, /workspace)" in line
+    assert "rules toy" not in done.stdout
 
 
 @pytest.mark.alone  # any other harness that starts meanwhile would remove it first

@@ -48,6 +48,16 @@ MODULE_METHODS = words(
     "register_parameter add_module get_parameter get_submodule no_sync numel size dim element_size items keys values "
     "append extend insert data_ptr"
 )
+PARTS_OF_A_MODEL = {  # method -> what it gives, and whether with names
+    "parameters": ("parameter", False),
+    "buffers": ("parameter", False),
+    "named_parameters": ("parameter", True),
+    "named_buffers": ("parameter", True),
+    "modules": ("module", False),
+    "children": ("module", False),
+    "named_modules": ("module", True),
+    "named_children": ("module", True),
+}
 OPTIMIZER_METHODS = words("step zero_grad state_dict load_state_dict add_param_group")
 SIZES = words(
     "shape ndim size dtype device numel dim nbytes itemsize is_cuda requires_grad ndimension stride element_size "
@@ -334,26 +344,15 @@ def of_model(engine, base, name, arguments, keywords, node, scope) -> Value | No
             return EMPTY
     if not trained:
         return None
-    if name in {"parameters", "named_parameters", "buffers", "named_buffers"}:
+    if name in PARTS_OF_A_MODEL:
+        kind, named = PARTS_OF_A_MODEL[name]
         element = EMPTY
         for ref in trained:
-            part = engine.heap.get((ref, "*parameters"))
+            part = engine.heap.get((ref, f"*{kind}s"))
             if part is None:
-                part = engine.heap[(ref, "*parameters")] = Object("parameter", "parameters", ref.node, owner=ref)
+                part = engine.heap[(ref, f"*{kind}s")] = Object(kind, f"{kind}s", ref.node, owner=ref)
             element = join(element, Value(refs=frozenset((part,))))
-        return listed(
-            engine, element if name in ("parameters", "buffers") else Value(items=(EMPTY, element)), node, scope
-        )
-    if name in {"modules", "named_modules", "children", "named_children"}:
-        element = EMPTY
-        for ref in trained:
-            part = engine.heap.get((ref, "*modules"))
-            if part is None:
-                part = engine.heap[(ref, "*modules")] = Object("module", "modules", ref.node, owner=ref)
-            element = join(element, Value(refs=frozenset((part,))))
-        return listed(
-            engine, element if name in ("modules", "children") else Value(items=(EMPTY, element)), node, scope
-        )
+        return listed(engine, Value(items=(EMPTY, element)) if named else element, node, scope)
     if name in {"items", "values", "keys"}:
         element = Value(refs=frozenset(trained))
         return listed(engine, Value(items=(EMPTY, element)) if name == "items" else element, node, scope)

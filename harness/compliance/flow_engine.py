@@ -1805,10 +1805,6 @@ def fold(op, left, right):
     return UNKNOWN
 
 
-def _nothing(engine, node, scope):
-    return ""
-
-
 STATEMENTS = {
     ast.If: Engine.exec_If,
     ast.For: Engine.exec_For,

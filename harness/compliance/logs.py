@@ -43,7 +43,6 @@ TRAILER = re.compile(r"artifact_bytes:\s+(\d+)$")
 GPTQ = re.compile(
     r"(?i)gptq:\s?(?:(collected|calibrated|generated|quantized|quantization complete|done)\b.*?) in ([\d.]+)s"
 )
-RESERVED = re.compile(r"(?i)gptq:reserving ([\d.]+)(ms|s)\b")
 SEED = re.compile(r"(?:.{0,300}[\s,])?(?:seed|SEED)[:=] ?(\d{1,10})(?:[\s,].{0,300})?$")
 WORLD = re.compile(r"\s*(?:.{0,100}\s)?world_size: ?(\d+)\b")
 FILE_SEED = re.compile(r"(?i)seed[-_]?(\d+)|(?:^|[a-z])_?s?(\d+)(?=\.\w+$)|_s(\d+)\b")
@@ -87,11 +86,9 @@ class Run:
     line: int
     seed: int | None = None
     steps: int | None = None
-    planned_steps: int | None = None
     train_seconds: float | None = None
     stopped_early: bool = False
     gptq_seconds: float = 0.0
-    reserved_seconds: float = 0.0
     total_eval_seconds: float | None = None
     submission_bytes: dict[str, int] = field(default_factory=dict)
     model_bytes: dict[str, int] = field(default_factory=dict)
@@ -239,8 +236,6 @@ class _Reader:
             run.submission_bytes["trailer"] = int(match[1])
         elif match := GPTQ.match(line):
             self.run = replace(run, gptq_seconds=self.gptq(match[1].lower(), float(match[2])))
-        elif match := RESERVED.match(line):
-            self.run = replace(run, reserved_seconds=_seconds(match[1], match[2]))
         elif match := WORLD.match(line):
             if "(" not in line and "=" not in line:
                 self.run = replace(run, processes=int(match[1][:6]))
@@ -256,10 +251,10 @@ class _Reader:
         )
 
     def step(self, match: re.Match, line: str, number: int) -> None:
-        step, planned = int(match[1][:9]), int(match[2][:9])
+        step = int(match[1][:9])
         if not ("loss" in line and (":" in line)):
             return
-        self.run = replace(self.run, steps=max(step, self.run.steps or 0), planned_steps=planned)
+        self.run = replace(self.run, steps=max(step, self.run.steps or 0))
         if (time := TRAIN_TIME.search(line)) and not self.run.stopped_early and time[2] == "ms":
             self.run = replace(self.run, train_seconds=_seconds(time[1], time[2]))
         if VAL_BPB.search(line):

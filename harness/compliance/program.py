@@ -542,10 +542,6 @@ class Program:
                         names.add(value.name if isinstance(value, External) else "?")
         return names
 
-    def reachable(self, node: ast.stmt, scope: Scope) -> bool | Unknown:
-        """Whether a statement of `scope` can run when the entry point is run."""
-        return _both(self._local_reach(node, scope), self.scope_reached(scope))
-
     def is_reached(self, one: Function | Class) -> bool:
         """Whether the entry point may call a function or make use of a class."""
         return one in self.reached or one in self._classes_reached

@@ -752,18 +752,6 @@ def significance_of(scores_bpb: Sequence[float], baseline: Significance) -> Sign
     return compare([bpb * NATS_PER_BPB for bpb in scores_bpb], baseline)
 
 
-def baseline_of(name: str, scores_bpb: Sequence[float]) -> Significance:
-    """Another record as the baseline, with the rules' own thresholds."""
-    rule = load_rules("record").rules.significance
-    losses = tuple(bpb * NATS_PER_BPB for bpb in scores_bpb)
-    return Significance(
-        baseline_name=name,
-        baseline_val_loss=losses,
-        minimum_improvement_nats=rule.minimum_improvement_nats,
-        p_value=rule.p_value,
-    )
-
-
 # Numbers as they are written
 
 

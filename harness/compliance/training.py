@@ -9,9 +9,6 @@ from functools import lru_cache
 
 from harness.compliance.program import SCOPES, Function, LiveNode, Program, Scope, Unknown, children
 
-GRADIENTS = frozenset(
-    {"torch.autograd.grad", "torch.autograd.backward", "torch.func.grad", "torch.func.grad_and_value"}
-)
 GRADIENT_METHODS = frozenset({"backward", "value_and_grad"})
 LOSSES = frozenset({"cross_entropy", "log_softmax", "nll_loss", "logsumexp", "CrossEntropyLoss", "NLLLoss"})
 

@@ -10,7 +10,7 @@ into a `RunningSandbox`, whose life is told by three events, stamped on the harn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -184,6 +184,9 @@ class Sandbox(Protocol):
 
     def visible_paths(self) -> list[Path] | None:
         """What of the host's files every sandbox sees, as directories or files; None if the harness cannot look."""
+
+    def check_paths(self, paths: Sequence[Path]) -> None:
+        """Raise EnvironmentMissing if no sandbox could get what lies at one of these."""
 
     def reap(self) -> list[str]:
         """Remove what harnesses that died have left of it; a sentence for each thing. Safe beside live runs."""

@@ -21,6 +21,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import EnvironmentMissing, RefereeError
@@ -179,6 +180,9 @@ class BubblewrapSandbox:
 
     def visible_paths(self) -> list[Path]:
         return [mount.source for mount in system_mounts()[0]]
+
+    def check_paths(self, paths: Sequence[Path]) -> None:
+        """It runs where the harness runs, and finds what that finds."""
 
     def reap(self) -> list[str]:
         return []  # its guards end with the harness, and `registry.reap` removes its control groups

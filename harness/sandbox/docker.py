@@ -58,6 +58,7 @@ LABEL = "parameter-golf.harness"  # value: process id and start time of the harn
 # project's containers, and end when somebody removes those.
 COMPOSE = "com.docker.compose."
 CPU_SHARES = 10_240  # ten times what others have, for the reason that `processes.favour` gives
+KILLED = 128 + signal.SIGKILL
 BUILD_SECONDS = 60.0  # an engine needs half a second
 EMPTY_SECONDS = 20.0
 SAMPLE_SECONDS = 0.5  # between two looks at a container's memory
@@ -85,7 +86,8 @@ class HostPaths:
         for inside, outside in self._mounts:
             if real == inside or real.startswith(inside.rstrip("/") + "/"):
                 return outside + real[len(inside.rstrip("/")) :]
-        volumes = ", ".join(inside for inside, _ in self._mounts) or "none"
+        folders = (inside for inside, _ in self._mounts if not inside.startswith(("/run/", "/var/run/")))
+        volumes = ", ".join(sorted(folders)) or "none"
         raise EnvironmentMissing(
             f"{real} lies inside the harness's own container, where no other container can see it; put it on a volume "
             f"(there are: {volumes})"
@@ -188,12 +190,21 @@ class DockerSandbox:
             return Gpus(absent=f"Docker has none to give ({_reason(error)})"), ()
         finally:
             if container:
-                self._client.api.remove_container(container, force=True, v=True)
+                with contextlib.suppress(DockerException):  # then the next start removes it
+                    self._client.api.remove_container(container, force=True, v=True)
+
+    def check_paths(self, paths: Sequence[Path]) -> None:
+        for path in paths:
+            self._paths.find(path)
 
     def reap(self) -> list[str]:
         """Remove the containers of harnesses that are gone."""
         found = []
-        for container in self._client.api.containers(all=True, filters={"label": LABEL}):
+        try:
+            ours = self._client.api.containers(all=True, filters={"label": LABEL})
+        except DockerException as error:
+            raise EnvironmentMissing(f"the Docker engine does not list its containers: {_reason(error)}") from None
+        for container in ours:
             pid, started = map(int, container["Labels"][LABEL].split("-"))
             if is_running(pid, started):
                 continue
@@ -339,7 +350,7 @@ class DockerRun:
         ours = [kind for kind in NAMESPACES if namespace_of(init, kind) == namespace_of(os.getpid(), kind)]
         if ours:
             raise RefereeError(f"sandbox for {spec.label}: it has the harness's {', '.join(ours)} namespace")
-        if os.stat(f"/proc/{init}").st_uid not in (0, uid) or _uid_of(init) != uid:
+        if _uid_of(init) != uid:
             raise RefereeError(f"sandbox for {spec.label}: it runs under uid {_uid_of(init)}, asked for was {uid}")
         host = {device for _, _, device in read_mounts(os.getpid())}
         # Made for each container: its overlay, the engine's files, its part of each hierarchy of control groups.
@@ -534,10 +545,21 @@ class DockerRun:
                     self._tell(SandboxEvent("exited", exited_at, self._exit_code))
         if not exit_told:
             self._told.wait(EMPTY_SECONDS)  # the stream ends with the container
-            # Without init's word it was killed, from outside or by the kernel for its memory.
-            code = self._exit_code if self._exit_code is not None else 128 + signal.SIGKILL
+            code = self._exit_code if self._exit_code is not None else self._end_without_word()
+            if code != KILLED and self._exit_code is None:
+                self._tell(f"init ended without a word of the command's exit code; the engine says of it: {code}")
+                return
             self._tell(SandboxEvent("exited", exited_at or now, code))
         self._tell(SandboxEvent("empty", now))
+
+    def _end_without_word(self) -> int | str:
+        """KILLED if init was killed, by the harness or by the kernel for its memory: nothing else can. Otherwise the
+        engine has let go of the container, and this is what it says.
+        """
+        try:
+            return self._client.api.wait(self._container, timeout=EMPTY_SECONDS)["StatusCode"]
+        except (DockerException, OSError) as error:
+            return _reason(error)
 
 
 def wrong_mounts(spec: SandboxSpec, table: dict[str, str]) -> list[tuple[str, str]]:
@@ -607,14 +629,14 @@ def _memory_peak(pid: int) -> int | None:
 
 def limited(pid: int, spec: SandboxSpec) -> list[str]:
     """Which of "cpuset", "memory" and "pids" the control group of `pid` limits as asked, read from the kernel."""
-    found = []
+    found, page = [], os.sysconf("SC_PAGE_SIZE")
     wanted = {
         "memory": (("memory.max", "memory.limit_in_bytes"), spec.limits.memory_bytes),
         "pids": (("pids.max", "pids.max"), spec.limits.processes),
     }
     for controller, (names, value) in wanted.items():
         file = _cgroup_file(pid, controller, *names)
-        if file and file.read_text().strip() == str(value // 4096 * 4096 if controller == "memory" else value):
+        if file and file.read_text().strip() == str(value // page * page if controller == "memory" else value):
             found.append(controller)
     processors = _cgroup_file(pid, "cpuset", "cpuset.cpus", "cpuset.cpus")
     if processors and os.sched_getaffinity(pid) <= os.sched_getaffinity(0):

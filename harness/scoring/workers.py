@@ -26,7 +26,7 @@ from harness.processes import HARNESS_PRIORITY, become_undumpable, favour
 from harness.scoring import nats, wire
 
 MOST_WORKERS = 16
-WORTH_LOGITS = 1_000_000_000  # of a whole stream: some seconds of one core, against a tenth to start a worker
+WORTH_LOGITS = 1_000_000_000  # of a whole stream: some four seconds of one core; a worker takes a quarter to start
 PATIENCE_SECONDS = 60.0  # a part takes milliseconds
 END_SECONDS = 5.0
 

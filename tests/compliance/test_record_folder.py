@@ -10,7 +10,7 @@ from folders import EARLY, SPACED, STAMPED, folder, log
 
 from harness.compliance.findings import Finding, Status
 from harness.compliance.inputs import read_target
-from harness.compliance.record_folder import NATS_PER_BPB, baseline_of, check_record_folder, significance_of
+from harness.compliance.record_folder import NATS_PER_BPB, check_record_folder, significance_of
 from harness.rules import Significance, load_rules
 
 SCORES = {42: 1.11437, 314: 1.11508, 999: 1.11475}
@@ -223,6 +223,18 @@ def test_modules_beside_the_script_count_as_code(tmp_path: Path) -> None:
     (finding,) = findings(tmp_path)
     assert (finding.check, finding.status) == ("record-size", HOLD)
     assert "train_gpt.py, kernels.py" in finding.message
+
+
+def baseline_of(name: str, scores_bpb: list[float]) -> Significance:
+    """Another record as the baseline, with the rules' own thresholds."""
+    rule = load_rules("record").rules.significance
+    losses = tuple(bpb * NATS_PER_BPB for bpb in scores_bpb)
+    return Significance(
+        baseline_name=name,
+        baseline_val_loss=losses,
+        minimum_improvement_nats=rule.minimum_improvement_nats,
+        p_value=rule.p_value,
+    )
 
 
 def test_the_published_comparison_is_reproduced() -> None:

@@ -55,6 +55,16 @@ def test_what_is_limited_is_what_is_offered(version, controllers, monkeypatch, t
         assert enabled == " ".join(f"+{controller}" for controller in sorted(controllers))
 
 
+def test_where_groups_share_the_processors_out_a_run_s_have_ten_times_the_weight(monkeypatch, tmp_path):
+    """On a directory that stands for a hierarchy of version 2 whose root lets groups below it have weights."""
+    monkeypatch.setattr(cgroup, "hierarchies", lambda: [Hierarchy(tmp_path, 2, frozenset())])
+    PhaseCgroup(memory_bytes=1 << 20, processes=7)
+    assert not list(tmp_path.rglob("cpu.weight")), "the kernel offers none here"
+    (tmp_path / FOLDER / "cpu.weight").write_text("100\n")
+    PhaseCgroup(memory_bytes=1 << 20, processes=7)
+    assert (tmp_path / FOLDER / "cpu.weight").read_text() == "1000"
+
+
 @pytest.mark.parametrize(("version", "name"), [(1, "memory.limit_in_bytes"), (2, "memory.max")])
 def test_the_tightest_memory_limit_around_the_harness_counts(version, name, tmp_path):
     """On a directory that stands for a hierarchy: the harness is in a group inside a container's."""

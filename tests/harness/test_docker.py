@@ -1,7 +1,7 @@
 """The Docker back-end: what a phase's container has, seen from the host while it runs; how it starts, ends, is killed.
 
 That every cheat and honest twin ends as under bubblewrap is in test_submissions.py; that the harness works from inside
-a container, in tests/docker."""
+a container, in test_harness_container.py."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import io
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -194,6 +196,40 @@ def test_every_attack_from_inside_is_denied(sandbox) -> None:
 
 
 @in_docker
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda config: config["Tmpfs"].update({"/srv": "rw"}), r"wrong: \[\('/srv', 'rw'\)\]"),
+        (lambda config: config.update(NetworkMode="host", Sysctls={}), "it has the harness's net namespace"),
+        (lambda config: config.update(PidMode="host"), "it has the harness's pid namespace"),
+    ],
+    ids=["a mount", "the network", "processes"],
+)
+def test_walls_that_are_not_the_ones_asked_for_are_the_referee_s_error(sandbox, monkeypatch, change, text) -> None:
+    """What the engine made is read back from the kernel, and is not taken on trust."""
+    make = DockerSandbox._host_config
+
+    def other(self: DockerSandbox, spec: SandboxSpec, uid: int) -> dict:
+        config = make(self, spec, uid)
+        change(config)
+        return config
+
+    monkeypatch.setattr(DockerSandbox, "_host_config", other)
+    with pytest.raises(RefereeError, match=text):
+        sandbox.start(replace(SPEC, mounts=()))
+    mine = f"{LABEL}={os.getpid()}-{start_time(os.getpid())}"
+    assert not connect().api.containers(all=True, filters={"label": mine})
+
+
+@in_docker
+def test_a_container_of_another_user_is_the_referee_s_error(sandbox, monkeypatch) -> None:
+    create = sandbox._client.api.create_container
+    monkeypatch.setattr(sandbox._client.api, "create_container", lambda *a, **b: create(*a, **{**b, "user": "0:0"}))
+    with pytest.raises(RefereeError, match="it runs under uid 0, asked for was"):
+        sandbox.start(replace(SPEC, mounts=()))
+
+
+@in_docker
 def test_without_the_harness_s_filter_a_command_is_not_confined(sandbox, monkeypatch) -> None:
     """The engine's own filter looks the same in /proc but for the count."""
     real = back_end.INIT.read_text()
@@ -264,6 +300,26 @@ def test_a_kill_ends_everything_at_once(start) -> None:
     run.kill()
     assert events(run)[-1].at - begin < 5
     assert events(start("true"))[-1].kind == "empty"
+
+
+@in_docker
+def test_an_init_that_is_killed_counts_as_a_killed_command(start) -> None:
+    """As the kernel may choose it when the phase's memory is at its limit."""
+    run = start("sleep", "100")
+    wait_until(lambda: run.confinement() is not None, "a confinement")
+    os.kill(run.walls.init_pid, signal.SIGKILL)
+    assert [(event.kind, event.exit_code) for event in events(run)] == [("exited", 137), ("empty", None)]
+
+
+@in_docker
+def test_an_engine_that_lets_go_of_a_container_is_the_referee_s_error(start) -> None:
+    run = start("sleep", "100")
+    wait_until(lambda: run.confinement() is not None, "a confinement")
+    connection = socket.socket(fileno=os.dup(run._stream.fileno()))
+    connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    with pytest.raises(RefereeError, match=r"init ended without a word .* the engine says of it: 143"):
+        events(run)
 
 
 @in_docker
