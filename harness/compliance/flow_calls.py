@@ -140,7 +140,7 @@ def allocated(engine, arguments, keywords, node, scope) -> Value:
     grad = keywords.get("requires_grad")
     kind = "parameter" if grad is not None and grad.constant is True else "array"
     ref = engine.allocate(kind, node, scope)
-    return Value(refs=frozenset((ref,)))
+    return ref.value
 
 
 def snapshot(engine, value, node, scope) -> Value:
@@ -190,7 +190,7 @@ def stepped(engine, optimizers, node, scope):
     engine.stepped = True
     value = engine.gradient
     for ref in optimizers:
-        objects = engine.roots(Value(refs=frozenset((ref,))))
+        objects = engine.roots(ref.value)
         value = Value(
             value.labels,
             NONE,
@@ -351,7 +351,7 @@ def of_model(engine, base, name, arguments, keywords, node, scope) -> Value | No
             part = engine.heap.get((ref, f"*{kind}s"))
             if part is None:
                 part = engine.heap[(ref, f"*{kind}s")] = Object(kind, f"{kind}s", ref.node, owner=ref)
-            element = join(element, Value(refs=frozenset((part,))))
+            element = join(element, part.value)
         return listed(engine, Value(items=(EMPTY, element)) if named else element, node, scope)
     if name in {"items", "values", "keys"}:
         element = Value(refs=frozenset(trained))
@@ -367,7 +367,7 @@ def of_model(engine, base, name, arguments, keywords, node, scope) -> Value | No
         handle = engine.allocate("hook", node, scope)
         if arguments:
             engine.hooks[handle] = arguments[0]
-        return Value(refs=frozenset((handle,)))
+        return handle.value
     if name in COPIES:
         return snapshot(engine, base, node, scope)
     if name in {"register_buffer", "register_parameter", "add_module"} and len(arguments) > 1:
@@ -395,7 +395,7 @@ def of_model(engine, base, name, arguments, keywords, node, scope) -> Value | No
 def listed(engine, element, node, scope) -> Value:
     ref = engine.allocate("container", node, scope, "listed")
     engine.store_element(ref, element)
-    return Value(refs=frozenset((ref,)))
+    return ref.value
 
 
 def of_parser(engine, base, name, arguments, keywords) -> Value:
@@ -587,7 +587,7 @@ def counted(engine, key, node, scope, name="bincount") -> Value:
     """A fresh table of how often each key occurs."""
     ref = engine.allocate("array", node, scope, name)
     engine.written(ref, engine.content(key), node, scope)
-    return Value(refs=frozenset((ref,)))
+    return ref.value
 
 
 def fused(engine, result, arguments) -> Value:
@@ -722,10 +722,10 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
         ref = engine.allocate("optimizer", node, scope, name)
         given = join_all(flat(one) for one in arguments[:1] or keywords.values())
         engine.store_element(ref, given)
-        return Value(refs=frozenset((ref,)))
+        return ref.value
     if name in ("Parameter", "Buffer"):
         ref = engine.allocate("parameter", node, scope)
-        return Value(refs=frozenset((ref,)))
+        return ref.value
     if name in LOSSES:
         return loss(engine, arguments, keywords, node, scope, name)
     if ".nn." in dotted and name[:1].isupper() and name not in ("DistributedDataParallel", "DataParallel"):
@@ -738,7 +738,7 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
                 for one in value.refs:
                     if one.kind == "container" and one.element is not None:
                         ref.fields["*"] = one.element
-        return Value(refs=frozenset((ref,)))
+        return ref.value
     if name in ALLOCATES:
         return allocated(engine, arguments, keywords, node, scope)
     if name == "arange":
@@ -760,7 +760,7 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
     if name == "partial":
         ref = engine.allocate("partial", node, scope)
         ref.extra = (first, arguments[1:], keywords)
-        return Value(refs=frozenset((ref,)))
+        return ref.value
     if name == "grad" and "autograd" in dotted:
         return gradient_of(engine, arguments[:1], node, scope)
     if name in {"value_and_grad", "grad", "grad_and_value"} and arguments:
@@ -768,12 +768,12 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
         if functions:
             ref = engine.allocate("gradient", node, scope, name)
             ref.extra = functions[0]
-            return Value(refs=frozenset((ref,)))
+            return ref.value
     if name == "backward" and "autograd" in dotted:
         gradient_of(engine, arguments[:1], node, scope)
         return EMPTY
     if name == "ArgumentParser":
-        return Value(refs=frozenset((engine.allocate("argparser", node, scope),)))
+        return engine.allocate("argparser", node, scope).value
     if name in {"zip", "enumerate", "zip_longest"}:
         items = [engine.iterate(one, node, scope) for one in arguments]
         if name == "enumerate":
@@ -906,7 +906,7 @@ def listed_fresh(engine, element, node, scope) -> Value:
         ref.element = element
     else:
         ref.element = join(ref.element, element)
-    return Value(refs=frozenset((ref,)))
+    return ref.value
 
 
 def stored_out(engine, result, keywords) -> Value:
@@ -949,7 +949,7 @@ def container(engine, name, arguments, keywords, node, scope) -> Value:
         made = engine.call(arguments[0], [], {}, node, scope)
         if made.refs:
             engine.store_element(ref, made)
-        return Value(refs=frozenset((ref,)))
+        return ref.value
     for value in arguments:
         element = engine.iterate(value, node, scope)
         if name == "Counter":
@@ -963,7 +963,7 @@ def container(engine, name, arguments, keywords, node, scope) -> Value:
                 if one.kind == "container":
                     for key, field in one.fields.items():
                         ref.fields.setdefault(key, field)
-    return Value(refs=frozenset((ref,)))
+    return ref.value
 
 
 def loss(engine, arguments, keywords, node, scope, name) -> Value:

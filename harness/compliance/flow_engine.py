@@ -68,7 +68,7 @@ TRAIN_NAME = re.compile(r"(?<![a-zA-Z])(train|training)(?![a-zA-Z])", re.IGNOREC
 FILE_NAME = re.compile(r"[*?]|\.(bin|npy|npz|pt|pth|parquet|jsonl?|txt|dat|raw)$|/")
 TRAINED = frozenset({"module", "parameter"})  # kinds of objects that hold weights
 NO_DATA = frozenset({"external", "class", "function", "method", "argparser"})  # those that hold nothing
-Attribute, Call, Name, Starred = ast.Attribute, ast.Call, ast.Name, ast.Starred
+Attribute, Call, Constant, Name, Starred = ast.Attribute, ast.Call, ast.Constant, ast.Name, ast.Starred
 
 
 class TooMuch(Exception):
@@ -97,7 +97,7 @@ class Scope:
         self.program_scope = program_scope
         self.parent = parent
         self.context = context
-        self.globals: set[str] = set()
+        self.globals: set[str] | frozenset[str] = NONE
         self.result: Value | None = None
         self.yields: Value | None = None
         self.loops: list[list[dict]] = []
@@ -112,6 +112,7 @@ class Engine:
         self.heap: dict[object, Object] = {}
         self.externals: dict[str, Value] = {}
         self.literals: dict[ast.Constant, Value] = {}
+        self.truths: dict[tuple[ast.expr, object], object] = {}  # of conditions, by constants alone
         self.packages: set[Value] = set()  # the values of `externals`
         self.chains: dict[ast.Attribute, tuple[Value, Value]] = {}  # attributes of packages: of what, and which
         self.memo: dict[object, tuple[Value, Block]] = {}
@@ -167,7 +168,7 @@ class Engine:
     def external(self, name) -> Value:
         found = self.externals.get(name)
         if found is None:
-            found = self.externals[name] = Value(refs=frozenset((Object("external", name),)))
+            found = self.externals[name] = Object("external", name).value
             self.packages.add(found)
         return found
 
@@ -378,8 +379,12 @@ class Engine:
         value = self.evaluate(test, scope)
         if value.constant is not UNKNOWN:
             return bool(value.constant)
-        truth = self.program.truth(test, scope.program_scope)
-        return truth if isinstance(truth, bool) else UNKNOWN
+        key = (test, scope.program_scope)
+        truth = self.truths.get(key)
+        if truth is None:
+            truth = self.program.truth(test, scope.program_scope)
+            truth = self.truths[key] = truth if isinstance(truth, bool) else UNKNOWN
+        return truth
 
     def loop(self, node, scope, body, bind, turns=""):
         """One turn of a loop. bind: gives the loop's variables their values. turns: "once" if there is no other."""
@@ -459,7 +464,7 @@ class Engine:
                 if ref.kind == "instance":
                     method = self.method_of(ref, "__enter__")
                     if method is not None:
-                        value = self.call_function(method, [Value(refs=frozenset((ref,)))], {}, node, scope)
+                        value = self.call_function(method, [ref.value], {}, node, scope)
             if item.optional_vars is not None:
                 self.assign(item.optional_vars, value, scope, item.context_expr)
         return self.statements(node.body, scope)
@@ -571,7 +576,7 @@ class Engine:
     def exec_FunctionDef(self, node, scope):
         ref = self.allocate("function", node, scope, node.name)
         self.closure(ref, node, scope)
-        value = Value(refs=frozenset((ref,)))
+        value = ref.value
         for decorator in reversed(node.decorator_list):
             callee = self.evaluate(decorator, scope)
             if any(one.kind in ("function", "instance", "class") for one in callee.refs):
@@ -603,7 +608,7 @@ class Engine:
         for parent in parents:
             foreign |= parent.extra[1] if parent.extra else set()
         ref.extra = (parents, foreign)
-        self.bind(node.name, Value(refs=frozenset((ref,))), scope)
+        self.bind(node.name, ref.value, scope)
         return ""
 
     def exec_Import(self, node, scope):
@@ -642,10 +647,10 @@ class Engine:
             return self.external(dotted)
         ref = self.allocate("namespace", module.tree, None, dotted)
         ref.fields = self.import_module(module).values
-        return Value(refs=frozenset((ref,)))
+        return ref.value
 
     def exec_Global(self, node, scope):
-        scope.globals.update(node.names)
+        scope.globals = scope.globals.union(node.names)
         return ""
 
     def exec_Match(self, node, scope):
@@ -683,21 +688,22 @@ class Engine:
         scope.values[name] = value
 
     def assign(self, target, value, scope, source, aug=False):
-        if isinstance(target, ast.Name):
+        kind = type(target)
+        if kind is Name:
             self.bind(target.id, value, scope)
-        elif isinstance(target, (ast.Tuple, ast.List)):
+        elif kind is ast.Tuple or kind is ast.List:
             self.unpack(target, value, scope, source)
-        elif isinstance(target, ast.Starred):
+        elif kind is Starred:
             ref = self.allocate("container", target, scope)
             self.store_element(ref, flat(value))
-            self.assign(target.value, Value(refs=frozenset((ref,))), scope, source)
-        elif isinstance(target, ast.Attribute):
+            self.assign(target.value, ref.value, scope, source)
+        elif kind is Attribute:
             self.store_attribute(target, value, scope)
-        elif isinstance(target, ast.Subscript) and not aug:
+        elif kind is ast.Subscript and not aug:
             base = self.evaluate(target.value, scope)
             self.write(base, self.index(target.slice, scope), value, target, scope)
             self.keep_written(target.value, base, value, scope)
-        elif isinstance(target, ast.Subscript):
+        elif kind is ast.Subscript:
             base = self.evaluate(target.value, scope)
             for ref in base.refs:
                 self.store_element(ref, value)
@@ -777,18 +783,19 @@ class Engine:
         if kind is Name:
             found = scope.values.get(node.id)
             return self.lookup(node.id, scope) if found is None else found
+        if kind is Constant:
+            found = self.literals.get(node)
+            return self.eval_Constant(node, scope) if found is None else found
         method = EXPRESSIONS.get(kind)
         return EMPTY if method is None else method(self, node, scope)
 
     def eval_Constant(self, node, scope):
-        found = self.literals.get(node)
-        if found is None:
-            value, found = node.value, EMPTY
-            if isinstance(value, str):
-                found = Value(name_labels(value), NONE, value)
-            elif value is None or isinstance(value, (int, float)):
-                found = Value(0, NONE, value)
-            self.literals[node] = found
+        value, found = node.value, EMPTY
+        if isinstance(value, str):
+            found = Value(name_labels(value), NONE, value)
+        elif value is None or isinstance(value, (int, float)):
+            found = Value(0, NONE, value)
+        self.literals[node] = found
         return found
 
     def eval_Name(self, node, scope):
@@ -824,7 +831,7 @@ class Engine:
             self.store_element(ref, value)
         if len(values) <= 12:
             ref.extra = tuple(values)
-        return Value(refs=frozenset((ref,)))
+        return ref.value
 
     def eval_Dict(self, node, scope):
         ref = self.allocate("container", node, scope)
@@ -837,7 +844,7 @@ class Engine:
                 if isinstance(key_value.constant, str):
                     ref.fields[key_value.constant] = value
             self.store_element(ref, value)
-        return Value(refs=frozenset((ref,)))
+        return ref.value
 
     def comprehension(self, node, scope, *results):
         ref = self.allocate("container", node, scope)
@@ -860,7 +867,7 @@ class Engine:
         if len(values) == 2:  # of a dict; its keys matter where it is a table
             self.written(ref, self.content(values[0]), node, scope)
         self.store_element(ref, values[-1])
-        return Value(refs=frozenset((ref,)))
+        return ref.value
 
     def named(self, condition, value, target, scope):
         """Files are chosen by what their names hold."""
@@ -925,15 +932,18 @@ class Engine:
                 kinds = {ref.kind for ref in values[0].refs}
                 if values[0].items or kinds & {"module", "instance", "array", "container"}:
                     return EMPTY
-        labels, tags = 0, NONE
-        contents = [self.content(value) for value in values]
-        clocks = [content.labels & TIME for content in contents]
-        if any(clocks) and clocks.count(0) == 1:  # time is compared with something: the end of a loop
-            self.emit("limit", node, scope, values[clocks.index(0)])
-        for content in contents:
-            labels |= content.labels & (ORIGINS | MODEL)
+        labels, tags, others = 0, NONE, []
+        for value in values:
+            content = self.content(value)
+            labels |= content.labels
             tags = united(tags, content.tags)
-        tags = frozenset(tag for tag in tags if isinstance(tag, Object) or tag[0] == "loop")
+            if not content.labels & TIME:
+                others.append(value)
+        if labels & TIME and len(others) == 1:  # time is compared with something: the end of a loop
+            self.emit("limit", node, scope, others[0])
+        labels &= ORIGINS | MODEL
+        if tags:
+            tags = frozenset(tag for tag in tags if type(tag) is Object or tag[0] == "loop")
         if isinstance(node.ops[0], (ast.In, ast.NotIn)) and len(values) == 2:
             self.read(values[1], values[0], node, scope)
         return Value(labels, tags=tags)
@@ -944,35 +954,37 @@ class Engine:
         return self.binary(node.op, left, right, node, scope, node.left, node.right)
 
     def binary(self, op, left, right, node, scope, left_node=None, right_node=None) -> Value:
+        kind = type(op)
         if left.constant is not UNKNOWN and right.constant is not UNKNOWN:
             constant = fold(op, left.constant, right.constant)
             if constant is not UNKNOWN:
                 return Value(left.labels | right.labels, constant=constant)
         both = left.labels | right.labels
-        if isinstance(op, (ast.Add, ast.Div)) and both & NAMES and not both & ORIGINS:
+        if kind in (ast.Add, ast.Div) and both & NAMES and not both & ORIGINS:
             return flow_calls.joined_path((left, right))
-        if isinstance(op, ast.Add) and left.items and right.items:
+        if kind is ast.Add and left.items and right.items:
             return Value(items=left.items + right.items)
         one, other = self.content(left), self.content(right)
-        containers = frozenset(ref for ref in left.refs | right.refs if ref.kind == "container")
-        if isinstance(op, ast.Mult) and containers and not both & ORIGINS and not (left.refs and right.refs):
+        refs = left.refs | right.refs
+        containers = frozenset([ref for ref in refs if ref.kind == "container"]) if refs else NONE
+        if kind is ast.Mult and containers and not both & ORIGINS and not (left.refs and right.refs):
             return Value(refs=containers)  # [0] * n
         labels = one.labels | other.labels
         tags = united(one.tags, other.tags)
         lossy = united(one.lossy, other.lossy)
-        if isinstance(op, ast.Add) and containers and not any(ref.kind == "array" for ref in left.refs | right.refs):
-            return Value(labels, left.refs | right.refs, UNKNOWN, None, tags, lossy, later(one, other))
+        if kind is ast.Add and containers and not any(ref.kind == "array" for ref in refs):
+            return Value(labels, refs, UNKNOWN, None, tags, lossy, later(one, other))
         path = later(one, other)
         result = Value(labels, NONE, UNKNOWN, None, tags, lossy, path)
-        if one.labels & other.labels & TOKENS and isinstance(op, (ast.Add, ast.BitOr)):
+        if one.labels & other.labels & TOKENS and kind in (ast.Add, ast.BitOr):
             result.tags = united(tags, frozenset((EXACT,)))
         if labels & (TOKENS | VOCABULARY):
             result = self.mixed(op, one, other, result, node, scope, right_node)
-        if isinstance(op, ast.MatMult) and gram(left_node, right_node):
+        if kind is ast.MatMult and gram(left_node, right_node):
             result = Value(result.labels | GRAM, NONE, UNKNOWN, None, result.tags, result.lossy, result.step)
-        if isinstance(op, (ast.Div, ast.FloorDiv)) and labels & COUNTS:
+        if kind in (ast.Div, ast.FloorDiv) and labels & COUNTS:
             result = self.ratio(one, other, node, scope)
-        if isinstance(op, (ast.Div, ast.Mult)):
+        if kind in (ast.Div, ast.Mult):
             self.scored(op, one, other, result, node, scope)
         return result
 
@@ -1073,12 +1085,12 @@ class Engine:
             method = self.method_of(ref, name)
             if method is not None and found is None:
                 if method.extra and len(method.extra) > 3 and method.extra[3] == "property":
-                    return self.call_function(method, [Value(refs=frozenset((ref,)))], {}, node, scope)
+                    return self.call_function(method, [ref.value], {}, node, scope)
                 if method.extra and len(method.extra) > 3 and method.extra[3] == "static":
-                    return Value(refs=frozenset((method,)))
+                    return method.value
                 bound = self.allocate("method", method.node, None, f"{id(ref)}")
                 bound.extra = (method, ref)
-                return Value(refs=frozenset((bound,)))
+                return bound.value
             if found is None and isinstance(ref.extra, Object):
                 found = self.class_field(ref.extra, name)
             if found is None and kind == "module":
@@ -1087,12 +1099,12 @@ class Engine:
                 if name == "grad":
                     return self.gradient_value()
                 if name in ("data", "T", "mT"):
-                    return Value(refs=frozenset((ref,)))
+                    return ref.value
                 part = self.heap.get((ref, name))
                 if part is None:
                     part_kind = "parameter" if name in ("weight", "bias") else "module"
                     part = self.heap[(ref, name)] = Object(part_kind, name, ref.node, ref.module, owner=ref)
-                return Value(refs=frozenset((part,)))
+                return part.value
             return found
         if kind == "class":
             found = self.class_field(ref, name)
@@ -1103,7 +1115,7 @@ class Engine:
             if name == "grad":
                 return self.gradient_value()
             if name in ("data", "T", "mT"):
-                return Value(refs=frozenset((ref,)))
+                return ref.value
         return None
 
     def gradient_value(self) -> Value:
@@ -1200,9 +1212,7 @@ class Engine:
             elif ref.kind == "instance":
                 method = self.method_of(ref, "__getitem__")
                 if method is not None:
-                    inner = join(
-                        inner, self.call_function(method, [Value(refs=frozenset((ref,))), key], {}, node, scope)
-                    )
+                    inner = join(inner, self.call_function(method, [ref.value, key], {}, node, scope))
         labels, tags, lossy, path = content.labels, content.tags, content.lossy, content.step
         if base.items:
             inner = join(inner, flat(base))
@@ -1280,7 +1290,7 @@ class Engine:
             elif ref.kind in ("instance", "module"):
                 method = self.method_of(ref, "__setitem__")
                 if method is not None:
-                    self.call_function(method, [Value(refs=frozenset((ref,))), key, value], {}, node, scope)
+                    self.call_function(method, [ref.value, key, value], {}, node, scope)
         content = stored
         if content.labels & GRAM:
             self.emit("calibrate", node, scope, content)
@@ -1334,12 +1344,12 @@ class Engine:
                 if ref.element is not None:
                     result = join(result, ref.element)
             elif ref.kind in ("array", "snapshot", "parameter", "module"):
-                result = join(result, Value(refs=frozenset((ref,))))
+                result = join(result, ref.value)
             elif ref.kind == "instance":
                 for name in ("__iter__", "__getitem__", "__next__"):
                     method = self.method_of(ref, name)
                     if method is not None:
-                        arguments = [Value(refs=frozenset((ref,)))] + ([EMPTY] if name == "__getitem__" else [])
+                        arguments = [ref.value] + ([EMPTY] if name == "__getitem__" else [])
                         found = self.call_function(method, arguments, {}, node, scope)
                         if any(one is ref for one in found.refs):
                             continue
@@ -1351,8 +1361,12 @@ class Engine:
 
     def eval_Call(self, node, scope):
         arguments, keywords = [], {}
+        values = scope.values
         for one in node.args:
-            if type(one) is Starred:
+            if type(one) is Name and one.id in values:  # as `evaluate` would, without the call: half of all arguments
+                self.work += 1
+                arguments.append(values[one.id])
+            elif type(one) is Starred:
                 value = self.evaluate(one.value, scope)
                 arguments.extend(value.items if value.items else [self.iterate(value, one, scope)])
             else:
@@ -1401,7 +1415,7 @@ class Engine:
             if ref.kind == "class":
                 given = arguments
                 if any(one.kind == "function" and one.extra[3] == "class" for one in found.refs):
-                    given = [Value(refs=frozenset((ref,))), *arguments]
+                    given = [ref.value, *arguments]
                 called = self.call(found, given, keywords, node, scope)
             else:
                 called = self.call(found, arguments, keywords, node, scope)
@@ -1436,7 +1450,7 @@ class Engine:
                     for parent in class_ref.extra[0]:
                         found = self.class_field(parent, name)
                         if found is not None:
-                            return self.call(found, [Value(refs=frozenset((ref,))), *arguments], keywords, node, scope)
+                            return self.call(found, [ref.value, *arguments], keywords, node, scope)
             if name == "__init__" and ref.kind == "optimizer" and arguments:
                 ref.element = join(ref.element or EMPTY, flat(arguments[0]))
         return EMPTY
@@ -1455,7 +1469,7 @@ class Engine:
                 found = self.call_function(ref, arguments, keywords, node, scope)
             elif kind == "method":
                 method, receiver = ref.extra
-                first = Value(refs=frozenset((receiver,)))
+                first = receiver.value
                 if receiver.kind == "module":
                     found = self.call_module(receiver, method, arguments, keywords, node, scope)
                 else:
@@ -1471,9 +1485,7 @@ class Engine:
                 method = self.method_of(ref, "__call__")
                 found = EMPTY
                 if method is not None:
-                    found = self.call_function(
-                        method, [Value(refs=frozenset((ref,))), *arguments], keywords, node, scope
-                    )
+                    found = self.call_function(method, [ref.value, *arguments], keywords, node, scope)
             elif kind == "gradient":
                 found = flow_calls.differentiated(self, ref, arguments, keywords, node, scope)
             elif kind == "partial":
@@ -1502,7 +1514,7 @@ class Engine:
                 )
         result = EMPTY
         if method is not None:
-            result = self.call_function(method, [Value(refs=frozenset((ref,))), *arguments], keywords, node, scope)
+            result = self.call_function(method, [ref.value, *arguments], keywords, node, scope)
         if ref.kind == "module" and (method is None or method.name in ("forward", "__call__") or result.labels & MODEL):
             labels = inputs.labels & (ORIGINS | LOSS | COUNTS) & ~LOSS | MODEL
             applied = Value(labels, NONE, UNKNOWN, None, united(inputs.tags, frozenset((root,))), NONE, inputs.step)
@@ -1530,7 +1542,7 @@ class Engine:
             kind = "optimizer"
         ref = self.allocate(kind, node, scope, class_ref.name)
         ref.extra = class_ref
-        receiver = Value(refs=frozenset((ref,)))
+        receiver = ref.value
         if kind == "optimizer":
             given = join_all(flat(one) for one in (*arguments, *keywords.values()))
             ref.element = join(ref.element or EMPTY, given)
@@ -1605,7 +1617,7 @@ class Engine:
         if inner.yields is not None:
             container = self.allocate("container", function, inner, "yields")
             self.store_element(container, inner.yields)
-            result = Value(refs=frozenset((container,)))
+            result = container.value
         self.memo[key] = (result, block)
         if block.children:
             self.block.children.append(block)
@@ -1616,9 +1628,10 @@ class Engine:
         origins = 0
         receivers = set()
         for value in values.values():
-            origins |= self.content(value, 2).labels & (ORIGINS | NAMES_TRAIN | NAMES_VAL)
-            receivers.update(one for one in value.refs if one.kind in ("instance", "module"))
-        return ref, origins, frozenset(receivers)
+            origins |= self.content(value, 2).labels
+            if value.refs:
+                receivers.update([one for one in value.refs if one.kind in ("instance", "module")])
+        return ref, origins & (ORIGINS | NAMES_TRAIN | NAMES_VAL), frozenset(receivers)
 
     def parameters(self, function, arguments, keywords, defaults, keyword_defaults, scope):
         signature = self.signatures.get(function)
@@ -1653,7 +1666,7 @@ class Engine:
     def eval_Lambda(self, node, scope):
         ref = self.allocate("function", node, scope, "lambda")
         self.closure(ref, node, scope)
-        return Value(refs=frozenset((ref,)))
+        return ref.value
 
     def eval_Starred(self, node, scope):
         return self.iterate(self.evaluate(node.value, scope), node, scope)
@@ -1683,6 +1696,7 @@ def loops_of(value: Value) -> frozenset:
     return frozenset(tag for tag in value.tags if type(tag) is tuple and tag[0] == "loop")
 
 
+@lru_cache(maxsize=4096)
 def name_labels(text: str) -> int:
     """What a string says about files, if it looks like a path or pattern."""
     if len(text) > 300 or " " in text.strip():

@@ -83,6 +83,14 @@ class Object:
     extra: object = None
     turn: int = 0  # the walk in which it was made last
     rows: bool = False  # a table with a row for each context, and in it a place for each token
+    _value: Value | None = None
+
+    @property
+    def value(self) -> Value:
+        """The value that refers to this and says no more; always the same one, so that joins find nothing new in it."""
+        if self._value is None:
+            self._value = Value(refs=frozenset((self,)))
+        return self._value
 
     @property
     def root(self) -> Object:
@@ -128,7 +136,6 @@ class Value:
 
 
 EMPTY = Value()
-Object.__annotations__["element"] = "Value | None"
 
 
 def join(first: Value, second: Value) -> Value:

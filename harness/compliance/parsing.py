@@ -53,6 +53,11 @@ def children(node: ast.AST) -> Sequence[ast.AST]:
     return CHILDREN[type(node)](node)
 
 
+def heads(statement: ast.stmt) -> Sequence[ast.AST]:
+    """The expressions and `with` items of a statement, without the blocks of statements that it holds."""
+    return HEADS[type(statement)](statement)
+
+
 def _all_of(fields: tuple[str, ...]) -> Callable[[ast.AST], list[ast.AST]]:
     """The children in some fields, each of which may be one node, a list of nodes and None, or None."""
 
@@ -65,6 +70,16 @@ def _all_of(fields: tuple[str, ...]) -> Callable[[ast.AST], list[ast.AST]]:
             elif value is not None:
                 nodes.append(value)
         return nodes
+
+    return found
+
+
+def _one_of(field: str) -> Callable[[ast.AST], tuple[ast.AST, ...]]:
+    """The child in a field that holds one node or None."""
+
+    def found(node: ast.AST) -> tuple[ast.AST, ...]:
+        value = getattr(node, field)
+        return () if value is None else (value,)
 
     return found
 
@@ -98,7 +113,34 @@ CHILDREN: dict[type[ast.AST], Callable[[Any], Sequence[ast.AST]]] = {
     ast.Tuple: lambda node: node.elts,
     ast.Assign: lambda node: (*node.targets, node.value),
     ast.Expr: lambda node: (node.value,),
-    ast.arg: lambda node: () if node.annotation is None else (node.annotation,),
+    ast.Return: _one_of("value"),
+    ast.AugAssign: lambda node: (node.target, node.value),
+    ast.If: lambda node: (node.test, *node.body, *node.orelse),
+    ast.For: lambda node: (node.target, node.iter, *node.body, *node.orelse),
+    ast.UnaryOp: lambda node: (node.operand,),
+    ast.BoolOp: lambda node: node.values,
+    ast.IfExp: lambda node: (node.test, node.body, node.orelse),
+    ast.List: lambda node: node.elts,
+    ast.Starred: lambda node: (node.value,),
+    ast.JoinedStr: lambda node: node.values,
+    ast.FormattedValue: lambda node: (node.value,) if node.format_spec is None else (node.value, node.format_spec),
+    ast.comprehension: lambda node: (node.target, node.iter, *node.ifs),
+    ast.GeneratorExp: lambda node: (node.elt, *node.generators),
+    ast.ListComp: lambda node: (node.elt, *node.generators),
+    ast.arg: _one_of("annotation"),
+}
+BLOCKS = frozenset({"body", "orelse", "finalbody", "handlers", "cases"})
+HEADS: dict[type[ast.AST], Callable[[Any], Sequence[ast.AST]]] = {
+    kind: CHILDREN[kind]
+    if not BLOCKS.intersection(kind._fields)
+    else _all_of(tuple(field for field in _fields_of_nodes(kind) if field not in BLOCKS))
+    for kind in _kinds(ast.stmt)
+} | {
+    ast.If: lambda node: (node.test,),
+    ast.For: lambda node: (node.target, node.iter),
+    ast.While: lambda node: (node.test,),
+    ast.With: lambda node: node.items,
+    ast.Try: lambda node: (),
 }
 
 
@@ -181,22 +223,30 @@ def _parse(text: str) -> Parsed:
     except (ValueError, OverflowError) as error:
         raise Unreadable(f"is not Python: {str(error)[:120]}") from None
     names: set[str] = set()
+    attributes: set[str] = set()
     level: list[ast.AST] = [tree]
+    name, constant, attribute, call = ast.Name, ast.Constant, ast.Attribute, ast.Call  # three of four nodes
     for _ in range(MAX_DEPTH):
         below: list[ast.AST] = []
         for node in level:
             kind = type(node)
-            if kind is ast.Name:
+            if kind is name:
                 names.add(node.id)
-            elif kind is ast.Attribute:
-                names.add("." + node.attr)
+            elif kind is constant:
+                continue
+            elif kind is attribute:
+                attributes.add(node.attr)
                 below.append(node.value)
+            elif kind is call:
+                below.append(node.func)
+                below += node.args
+                below += node.keywords
             elif kind is ast.alias:
                 names.update(node.name.split("."))
-            elif kind is not ast.Constant:
+            else:
                 below += CHILDREN[kind](node)
         if not below:
-            return Parsed(text, tree, frozenset(names))
+            return Parsed(text, tree, frozenset(names.union(["." + one for one in attributes])))
         level = below
     raise Unreadable(f"is nested more than {MAX_DEPTH} deep", getattr(level[0], "lineno", 1))
 

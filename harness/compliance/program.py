@@ -17,14 +17,14 @@ import copy
 import math
 import operator
 import posixpath
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from harness.compliance import parsing
 from harness.compliance.findings import Place, Source
-from harness.compliance.parsing import Unreadable, children
+from harness.compliance.parsing import Unreadable, children, heads
 
 MAX_VALUES = 8  # of one expression; more are UNKNOWN
 MAX_FOLDING_DEPTH = 60
@@ -46,6 +46,7 @@ class Unknown:
 
 
 UNKNOWN = Unknown()
+ONLY_UNKNOWN = (UNKNOWN,)
 
 
 @dataclass(unsafe_hash=True, slots=True)
@@ -55,7 +56,7 @@ class External:
     name: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Scope:
     """A module, class, function or lambda. bindings: every statement that gives a name of this scope a value.
     frame: values of parameters where a call is folded by inlining."""
@@ -77,7 +78,7 @@ class Scope:
         return self.node.body if isinstance(self.node.body, list) else []
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Module:
     """One source. name: as the program's other modules import it; the entry is "__main__" to itself."""
 
@@ -88,7 +89,7 @@ class Module:
     scope: Scope = field(init=False)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Function:
     """A function, method or lambda. name: qualified with the module ("train_gpt.GPT.forward"). parameters: all names,
     in order, with the starred ones."""
@@ -105,7 +106,7 @@ class Function:
         return getattr(self.node, "name", "<lambda>")
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Class:
     """A class of the program. methods: its own, by name. attributes: `self.name = value` in its methods."""
 
@@ -117,7 +118,7 @@ class Class:
     attributes: dict[str, list[tuple[ast.expr | None, Scope]]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True, slots=True)
 class Instance:
     """An object that a call of a class of the program made."""
 
@@ -126,7 +127,7 @@ class Instance:
     scope: Scope
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True, slots=True)
 class BoundMethod:
     """A method taken from an instance: its first parameter is that instance."""
 
@@ -134,7 +135,7 @@ class BoundMethod:
     instance: Instance
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True, slots=True)
 class Result:
     """What a call of something external returned."""
 
@@ -163,7 +164,7 @@ class ExternalCall:
     sure: bool | Unknown
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Binding:
     """kind: "value" (path: indices into it, for unpacking), "augmented" (`+=` and the like), "element" (of the iterated
     value), "import", "function", "class", "parameter" or "unknown"."""
@@ -393,6 +394,7 @@ MUTATORS = frozenset(
 PLAIN_TYPES = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict, set, range})
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 SCOPES = (*FUNCTIONS, ast.ClassDef, ast.Lambda)
+OWN_BODY = frozenset({*SCOPES, ast.Module})
 MENTIONS = frozenset({ast.Name, ast.Attribute, ast.Call, ast.Lambda, ast.Import, ast.ImportFrom, *FUNCTIONS})
 LISTED = frozenset({ast.Call, ast.Compare, ast.Subscript, ast.For, ast.AsyncFor, ast.While})
 KEPT = MENTIONS | LISTED  # of what can run, these nodes are kept
@@ -438,7 +440,6 @@ class Program:
         self._mutated: set[str] = set()  # attributes whose containers are changed in place
         self._values: dict[tuple[ast.AST, Scope], tuple] = {}
         self._names: dict[tuple[Scope, str], tuple] = {}
-        self._folding: set[tuple[ast.AST, Scope]] = set()
         self._parameters: dict[tuple[Function, str], tuple] = {}
         self._local: dict[tuple[ast.stmt, Scope], bool | Unknown] = {}
         self._ends: dict[tuple[int, Scope], int] = {}
@@ -448,6 +449,7 @@ class Program:
         self._flat: dict[ast.expr, list[ast.AST]] = {}  # what of KEPT is in an expression without conditions
         self._return_statements: dict[Function, list[ast.Return]] = {}
         self._foldable: dict[Function, bool] = {}
+        self._generators: set[Scope] = set()  # functions whose body yields
         self._depth = 0
         self._inlining = 0
         for source in (entry, *(source for source in sources if source != entry)):
@@ -490,7 +492,7 @@ class Program:
         """All functions of the program that a call may run, as far as the callee is known."""
         found = []
         for value in self.values(call.func, scope):
-            function = self.function_of(value)
+            function = None if value is UNKNOWN else self.function_of(value)
             if function is not None and function not in found:
                 found.append(function)
         return tuple(found)
@@ -562,8 +564,11 @@ class Program:
             found = self._live_whole.get(scope)
             if found is None:
                 found = self._live_whole[scope] = self._walk(scope, True)
-            for node, statement, sure in found:
-                yield node, statement, _both(start, sure)
+            if start is True:
+                yield from found
+            else:
+                for node, statement, sure in found:
+                    yield node, statement, _both(start, sure)
 
     def _walk(self, scope: Scope, whole: bool) -> list[tuple[ast.AST, ast.stmt, bool | Unknown]]:
         """What runs when a scope's body does; without `whole` only nodes of `KEPT`."""
@@ -586,9 +591,10 @@ class Program:
             for scope in self.live_scopes():
                 start = self.scope_reached(scope)
                 for node, statement, sure in self._live_nodes(scope):
-                    if type(node) in LISTED:
-                        one = LiveNode(node, statement, scope, _both(start, sure))
-                        self._live_by_kind.setdefault(type(node), []).append(one)
+                    kind = type(node)
+                    if kind in LISTED:
+                        one = LiveNode(node, statement, scope, sure if start is True else _both(start, sure))
+                        self._live_by_kind.setdefault(kind, []).append(one)
         return [one for kind in kinds for one in self._live_by_kind.get(kind, ())]
 
     def mentions(self, attribute: str) -> bool:
@@ -660,26 +666,30 @@ class Program:
 
     def values(self, node: ast.expr, scope: Scope) -> tuple:
         """All the values that an expression may have, of the kinds in this module; UNKNOWN among them for others."""
+        kind = type(node)
+        if kind is ast.Constant:
+            return (node.value,) if type(node.value) in PLAIN_TYPES else ONLY_UNKNOWN
         key = (node, scope)
         found = self._values.get(key)
         if found is not None:
             return found
-        fold = FOLDS.get(type(node))
-        if fold is None:
-            return (UNKNOWN,)
-        if key in self._folding or self._depth > MAX_FOLDING_DEPTH:
-            return (UNKNOWN,)
-        self._folding.add(key)
+        fold = FOLDS.get(kind)
+        if fold is None or self._depth > MAX_FOLDING_DEPTH:
+            return ONLY_UNKNOWN
+        self._values[key] = ONLY_UNKNOWN  # while it is being found: an expression that depends on itself
+        found = ONLY_UNKNOWN  # if the code itself would fail here
         self._depth += 1
         try:
             found = _unique(fold(self, node, scope))
+            if len(found) > MAX_VALUES or not found:
+                found = ONLY_UNKNOWN
         except (ArithmeticError, TypeError, ValueError, LookupError, AttributeError):
-            found = (UNKNOWN,)  # the code itself would fail here
+            pass
+        except BaseException:
+            del self._values[key]
+            raise
         finally:
             self._depth -= 1
-            self._folding.discard(key)
-        if len(found) > MAX_VALUES or not found:
-            found = (UNKNOWN,)
         self._values[key] = found
         return found
 
@@ -742,13 +752,24 @@ class Program:
                 continue
             yield _bounded(node.op, left, right)
 
-    def _fold_Compare(self, node: ast.Compare, scope: Scope) -> Iterator:
+    def _fold_Compare(self, node: ast.Compare, scope: Scope) -> Iterable:
+        in_environment = self._in_environment(node, scope)
+        if in_environment is not None:
+            return (in_environment,)
+        if self.values(node.left, scope) == ONLY_UNKNOWN:
+            return ONLY_UNKNOWN
+        return self._compared(node, scope)
+
+    def _in_environment(self, node: ast.Compare, scope: Scope) -> bool | Unknown | None:
+        """Whether a variable is set, if that is what a comparison asks."""
         inside = len(node.ops) == 1 and isinstance(node.ops[0], ast.In | ast.NotIn)
         if inside and self.external(node.comparators[0], scope) == "os.environ":
             name = self.constant(node.left, scope)
             there = name in self.environment or name in self.unknown
-            yield UNKNOWN if name is UNKNOWN else there == isinstance(node.ops[0], ast.In)
-            return
+            return UNKNOWN if name is UNKNOWN else there == isinstance(node.ops[0], ast.In)
+        return None
+
+    def _compared(self, node: ast.Compare, scope: Scope) -> Iterator:
         for left, *rights in self._product((node.left, *node.comparators), scope):
             result: object = True
             for op, right in zip(node.ops, rights, strict=True):
@@ -863,30 +884,33 @@ class Program:
         else:
             yield UNKNOWN
 
-    def _fold_Name(self, node: ast.Name, scope: Scope) -> Iterator:
-        comprehension = self._comprehension_names.get(node)
-        if comprehension is not None:
-            yield UNKNOWN
-            return
+    def _fold_Name(self, node: ast.Name, scope: Scope) -> tuple:
+        if node in self._comprehension_names:
+            return ONLY_UNKNOWN
+        name = node.id
         current: Scope | None = scope
         while current is not None and current.frame is None:
             current = current.parent
-        if current is not None and node.id in current.frame and node.id not in scope.outer:
-            yield from current.frame[node.id]
-            if all(binding.kind == "parameter" for binding in current.bindings.get(node.id, ())):
-                return
-        home, bindings = self.lookup(node, scope)
+        if current is not None and name in current.frame and name not in scope.outer:
+            passed = current.frame[name]
+            if all(binding.kind == "parameter" for binding in current.bindings.get(name, ())):
+                return passed
+            return (*passed, *self._named(name, scope))
+        return self._named(name, scope)
+
+    def _named(self, name: str, scope: Scope) -> tuple:
+        """What the bindings of a name give it, or what it is without any."""
+        home, bindings = self.lookup(name, scope)
         if home is None:
-            yield from self._builtin(node.id, scope)
-            return
+            return (self._builtin(name, scope),)
         if scope.frame is not None and home.node is scope.node:
-            yield from self._joined(node.id, bindings, scope)
-            return
-        key = (home, node.id)
-        if key not in self._names:
-            self._names[key] = (UNKNOWN,)  # while it is being found: a name that depends on itself
-            self._names[key] = _unique(self._joined(node.id, bindings, home))
-        yield from self._names[key]
+            return tuple(self._joined(name, bindings, scope))
+        key = (home, name)
+        found = self._names.get(key)
+        if found is None:
+            self._names[key] = ONLY_UNKNOWN  # while it is being found: a name that depends on itself
+            found = self._names[key] = _unique(self._joined(name, bindings, home))
+        return found
 
     def _joined(self, name: str, bindings: list[Binding], home: Scope) -> Iterator:
         """What all bindings of a name that can run give it."""
@@ -898,44 +922,44 @@ class Program:
 
     def lookup(self, name: ast.Name | str, scope: Scope) -> tuple[Scope | None, list[Binding]]:
         """The scope that holds a name, and every binding of it there (with those through `global` elsewhere)."""
-        name = name.id if isinstance(name, ast.Name) else name
-        current, first = scope, True
+        name = name if type(name) is str else name.id
+        current: Scope | None = scope
         while current is not None:
-            skip = (isinstance(current.node, ast.ClassDef) and not first) or name in current.outer
-            if not skip and name in current.bindings:
-                return current, current.bindings[name]
-            current, first = current.parent, False
+            found = current.bindings.get(name)
+            hidden = found is None or name in current.outer or (current is not scope and current.class_ is not None)
+            if not hidden:
+                return current, found
+            current = current.parent
         for binding in scope.module.scope.bindings.get("*", ()):
             module = self._module(binding.target)
             if module is not None and module is not scope.module and name in module.scope.bindings:
                 return module.scope, module.scope.bindings[name]
         return None, []
 
-    def _builtin(self, name: str, scope: Scope) -> Iterator:
+    def _builtin(self, name: str, scope: Scope) -> str | External:
         if name == "__name__":
-            yield "__main__" if scope.module.runs_as_main else scope.module.name
-        elif name == "__file__":
-            yield scope.module.source.path
-        else:
-            yield External(f"builtins.{name}")
+            return "__main__" if scope.module.runs_as_main else scope.module.name
+        return scope.module.source.path if name == "__file__" else External(f"builtins.{name}")
 
-    def _bound(self, binding: Binding, name: str, home: Scope) -> Iterator:
-        if binding.kind in ("function", "class"):
-            yield binding.target
-        elif binding.kind == "import":
-            yield self._imported(binding.target)
-        elif binding.kind == "parameter":
-            yield from self._parameter(home.function, name)
-        elif binding.kind == "value":
-            yield from self._unpacked(self.values(binding.value, home), binding, home)
-        elif binding.kind == "element":
-            for value in self.values(binding.value, home):
-                if isinstance(value, list | tuple | set | range) and len(value) <= MAX_VALUES:
-                    yield from value
-                else:
-                    yield UNKNOWN
-        else:
-            yield UNKNOWN
+    def _bound(self, binding: Binding, name: str, home: Scope) -> Iterable:
+        kind = binding.kind
+        if kind == "value":
+            values = self.values(binding.value, home)
+            return self._unpacked(values, binding, home) if binding.path else values
+        if kind == "parameter":
+            return self._parameter(home.function, name)
+        if kind in ("function", "class"):
+            return (binding.target,)
+        if kind == "import":
+            return (self._imported(binding.target),)
+        return self._iterated(binding.value, home) if kind == "element" else ONLY_UNKNOWN
+
+    def _iterated(self, node: ast.expr, home: Scope) -> Iterator:
+        for value in self.values(node, home):
+            if isinstance(value, list | tuple | set | range) and len(value) <= MAX_VALUES:
+                yield from value
+            else:
+                yield UNKNOWN
 
     def _unpacked(self, values: tuple, binding: Binding, home: Scope) -> Iterator:
         node = binding.value
@@ -1064,12 +1088,16 @@ class Program:
             return False
         return isinstance(call.func.value, ast.Name) and call.func.value.id == function.class_.node.name
 
-    def _fold_Attribute(self, node: ast.Attribute, scope: Scope) -> Iterator:
+    def _fold_Attribute(self, node: ast.Attribute, scope: Scope) -> tuple:
+        found: tuple = ()
         for value in self.values(node.value, scope):
-            yield from self.attribute(value, node.attr)
+            found += self.attribute(value, node.attr)
+        return found
 
     def attribute(self, value: object, name: str) -> tuple:
         """The values that an attribute of a value may have."""
+        if value is UNKNOWN:
+            return ONLY_UNKNOWN
         if isinstance(value, External):
             return (External(f"{value.name}.{name}"),)
         if isinstance(value, Module):
@@ -1207,10 +1235,17 @@ class Program:
             return UNKNOWN
         return self.environment.get(name, default)
 
-    def _fold_Call(self, node: ast.Call, scope: Scope) -> Iterator:
-        for callee in self.values(node.func, scope):
+    def _fold_Call(self, node: ast.Call, scope: Scope) -> Iterable:
+        callees = self.values(node.func, scope)
+        of_text = type(node.func) is ast.Attribute and node.func.attr in STRING_METHODS
+        if not of_text and callees == ONLY_UNKNOWN:
+            return ONLY_UNKNOWN
+        return self._results(callees, node, scope, of_text)
+
+    def _results(self, callees: tuple, node: ast.Call, scope: Scope, of_text: bool) -> Iterator:
+        for callee in callees:
             yield from self._called(callee, node, scope)
-        if isinstance(node.func, ast.Attribute) and node.func.attr in STRING_METHODS:
+        if of_text:
             yield from self._text_method(node, scope)
 
     def _text_method(self, node: ast.Call, scope: Scope) -> Iterator:
@@ -1350,15 +1385,9 @@ class Program:
     def _is_folded(self, function: Function) -> bool:
         """Whether a function is small and simple enough to be folded where it is called: no generator or coroutine."""
         if function not in self._foldable:
-            body = function.scope.body
-            simple = not isinstance(function.node, ast.AsyncFunctionDef) and len(body) <= MAX_FOLDED_STATEMENTS
-            stack: list[ast.AST] = list(body) if simple else []
-            while stack and simple:
-                node = stack.pop()
-                simple = not isinstance(node, ast.Yield | ast.YieldFrom)
-                if not isinstance(node, SCOPES):
-                    stack.extend(children(node))
-            self._foldable[function] = simple
+            small = len(function.scope.body) <= MAX_FOLDED_STATEMENTS
+            generates = function.scope in self._generators or isinstance(function.node, ast.AsyncFunctionDef)
+            self._foldable[function] = small and not generates
         return self._foldable[function]
 
     # -- reachability ----------------------------------------------------------------------------------------------
@@ -1380,20 +1409,22 @@ class Program:
     def _local_reach(self, statement: ast.AST, scope: Scope) -> bool | Unknown:
         """Whether a statement runs when the body of its function does."""
         key = (statement, scope)
-        if key in self._local:
-            return self._local[key]
-        if statement not in self._owner:
+        known = self._local.get(key)
+        if known is not None:
+            return known
+        place = self._owner.get(statement)
+        if place is None:
             return True
         self._local[key] = UNKNOWN  # while it is being found
-        owner, block, index, home = self._owner[statement]
+        owner, block, index, home = place
         if scope.frame is None:
             scope = home
         end = self._ends_at(block, scope)
         if index > end:
             found: bool | Unknown = False
-        elif owner is scope.node or isinstance(owner, (*SCOPES, ast.Module)):
+        elif owner is scope.node or type(owner) in OWN_BODY:
             found = True
-            if isinstance(owner, ast.ClassDef):
+            if type(owner) is ast.ClassDef:
                 found = self._local_reach(owner, scope)
         else:
             found = _both(self._enters(owner, block, scope), self._local_reach(owner, scope))
@@ -1426,13 +1457,14 @@ class Program:
     def _ends_at(self, block: list[ast.stmt], scope: Scope) -> int:
         """The index of the first statement of a block after which the next one is never run."""
         key = (id(block), scope)
-        if key not in self._ends:
-            self._ends[key] = len(block)
+        found = self._ends.get(key)
+        if found is None:
+            found = self._ends[key] = len(block)
             for index, statement in enumerate(block):
                 if type(statement) in MAY_END and self._ends_flow(statement, scope):
-                    self._ends[key] = index
+                    found = self._ends[key] = index
                     break
-        return self._ends[key]
+        return found
 
     def _ends_block(self, block: list[ast.stmt], scope: Scope) -> bool:
         return self._ends_at(block, scope) < len(block)
@@ -1484,29 +1516,32 @@ class Program:
     ) -> list[tuple[ast.AST, ast.stmt, bool | Unknown]]:
         """Adds to `found`, and returns it."""
         for statement in block:
-            state = _both(sure, self._local_reach(statement, scope))
+            state = self._local_reach(statement, scope)
             if state is False:
                 continue
-            if whole or type(statement) in KEPT:
+            if sure is UNKNOWN:
+                state = UNKNOWN
+            kind = type(statement)
+            if whole or kind in KEPT:
                 found.append((statement, statement, state))
-            if isinstance(statement, SCOPES):
-                heads = [*statement.decorator_list]
-                if isinstance(statement, ast.ClassDef):
-                    heads += [*statement.bases, *(keyword.value for keyword in statement.keywords)]
+            if kind in SCOPES:
+                outside = [*statement.decorator_list]
+                if kind is ast.ClassDef:
+                    outside += [*statement.bases, *(keyword.value for keyword in statement.keywords)]
                 else:
-                    heads += [*statement.args.defaults, *(one for one in statement.args.kw_defaults if one)]
-                for head in heads:
+                    outside += [*statement.args.defaults, *(one for one in statement.args.kw_defaults if one)]
+                for head in outside:
                     self._live_expression(head, statement, scope, state, whole, found)
-                if isinstance(statement, ast.ClassDef):
+                if kind is ast.ClassDef:
                     self._live_block(statement.body, self.scope_of[statement], state, whole, found)
                 continue
-            for child in children(statement):
-                if isinstance(child, ast.expr):
-                    self._live_expression(child, statement, scope, state, whole, found)
-                elif isinstance(child, ast.withitem | ast.pattern):
+            for child in heads(statement):
+                if type(child) is ast.withitem:
                     for inner in children(child):
                         self._live_expression(inner, statement, scope, state, whole, found)
-            if type(statement) in COMPOUND:
+                else:
+                    self._live_expression(child, statement, scope, state, whole, found)
+            if kind in COMPOUND:
                 for name in ("body", "handlers", "orelse", "finalbody", "cases"):
                     inner = getattr(statement, name, None)
                     if name in ("handlers", "cases"):
@@ -1533,11 +1568,12 @@ class Program:
         stack = [(root, sure)]
         while stack:
             node, state = stack.pop()
-            if whole or type(node) in KEPT:
+            kind = type(node)
+            if whole or kind in KEPT:
                 found.append((node, statement, state))
-            if isinstance(node, ast.Lambda):
+            if kind is ast.Lambda:
                 continue
-            if isinstance(node, ast.IfExp):
+            if kind is ast.IfExp:
                 truth = self.truth(node.test, scope)
                 branch = state if truth is not UNKNOWN else UNKNOWN
                 if truth is not True:
@@ -1545,7 +1581,7 @@ class Program:
                 if truth is not False:
                     stack.append((node.body, branch))
                 stack.append((node.test, state))
-            elif isinstance(node, ast.BoolOp):
+            elif kind is ast.BoolOp:
                 stop, certain, parts = isinstance(node.op, ast.Or), state, []
                 for operand in node.values:
                     parts.append((operand, certain))
@@ -1555,7 +1591,7 @@ class Program:
                     certain = certain if truth is not UNKNOWN else UNKNOWN
                 stack.extend(reversed(parts))
             else:
-                stack.extend((child, state) for child in reversed(children(node)))
+                stack += [(child, state) for child in reversed(children(node))]
 
     def _explore(self) -> None:
         """Finds what the entry point can call: whatever is mentioned in code that can run may be called. A method needs
@@ -1580,7 +1616,8 @@ class Program:
                 seen: set[str] = set()  # names that certainly run here
                 several = len(self.modules) > 1
                 for node, _, state in self._live_nodes(item.scope):
-                    state = _both(sure, state)
+                    if sure is UNKNOWN:
+                        state = UNKNOWN
                     kind = type(node)
                     if kind is ast.Name:
                         if node.id in seen:
@@ -1609,7 +1646,10 @@ class Program:
     def _mentioned(self, node: ast.AST, scope: Scope, sure: bool | Unknown) -> list[tuple[object, bool | Unknown]]:
         found: list[tuple[object, bool | Unknown]] = []
         names: list[str] = []
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node not in self._comprehension_names:
+        kind = type(node)
+        if kind is ast.Name:
+            if type(node.ctx) is not ast.Load or node in self._comprehension_names:
+                return found
             for binding in self.lookup(node, scope)[1]:
                 if binding.kind in ("function", "class"):
                     found.append((binding.target, sure))
@@ -1617,11 +1657,11 @@ class Program:
                     value = self._imported(binding.target)
                     if isinstance(value, Module | Function | Class):
                         found.append((value, sure))
-        elif isinstance(node, ast.Attribute):
+        elif kind is ast.Attribute:
             names.append(node.attr)
             if len(self.modules) > 1:
                 found += [(target, sure) for target in self._of_module(node, scope)]
-        elif isinstance(node, ast.Call):
+        elif kind is ast.Call:
             if len(node.args) > 1 and isinstance(node.func, ast.Name) and node.func.id == "getattr":
                 names += [value for value in self.constants(node.args[1], scope) if isinstance(value, str)]
                 found += [(value, sure) for value in self.values(node, scope) if isinstance(value, Function | Class)]
@@ -1723,57 +1763,60 @@ class _Indexer:
             self.statement(statement, scope)
 
     def statement(self, node: ast.stmt, scope: Scope) -> None:
-        if isinstance(node, FUNCTIONS):
+        kind = type(node)
+        if kind in FUNCTIONS:
             self.function(node, scope, node)
             return
-        if isinstance(node, ast.ClassDef):
+        if kind is ast.ClassDef:
             self.class_(node, scope)
             return
-        if isinstance(node, ast.Assign):
+        if kind is ast.Assign:
             for target in node.targets:
                 self.target(target, node.value, (), scope, node)
-        elif isinstance(node, ast.AnnAssign):
+        elif kind is ast.AnnAssign:
             if node.value is not None:
                 self.target(node.target, node.value, (), scope, node)
-        elif isinstance(node, ast.AugAssign):
+        elif kind is ast.AugAssign:
             if isinstance(node.target, ast.Name):
                 self.bind(node.target.id, Binding("augmented", node, scope, node.value), scope)
             else:
                 self.target(node.target, None, (), scope, node)
-        elif isinstance(node, ast.For | ast.AsyncFor):
+        elif kind is ast.For or kind is ast.AsyncFor:
             self.loop_target(node.target, node.iter, scope, node)
-        elif isinstance(node, ast.With | ast.AsyncWith):
+        elif kind is ast.With or kind is ast.AsyncWith:
             for item in node.items:
                 if item.optional_vars is not None:
                     self.target(item.optional_vars, item.context_expr, (), scope, node)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
+        elif kind is ast.Import or kind is ast.ImportFrom:
             self.imports(node, scope)
-        elif isinstance(node, ast.Global | ast.Nonlocal):
+            return
+        elif kind is ast.Global or kind is ast.Nonlocal:
             self.outer(node, scope)
-        elif isinstance(node, ast.Delete):
+            return
+        elif kind is ast.Delete:
             for target in node.targets:
                 self.target(target, None, (), scope, node)
-        for child in children(node):
-            if isinstance(child, ast.expr):
-                self.expression(child, scope, node)
-            elif isinstance(child, ast.withitem):
-                self.expression(child.context_expr, scope, node)
-            elif isinstance(child, ast.ExceptHandler):
-                self.program._owner[child] = self.program._owner[node]
-                if child.name:
-                    self.bind(child.name, Binding("unknown", node, scope), scope)
-                self.block(child.body, scope, child)
-            elif type(child).__name__ == "match_case":
-                for one in ast.walk(child.pattern):
-                    for name in (getattr(one, "name", None), getattr(one, "rest", None)):
-                        if name:
-                            self.bind(name, Binding("unknown", node, scope), scope)
-                self.program._owner[child] = self.program._owner[node]
-                self.block(child.body, scope, child)
+        for head in heads(node):
+            self.expression(head.context_expr if type(head) is ast.withitem else head, scope, node)
+        if kind in COMPOUND:
+            self.blocks(node, scope)
+
+    def blocks(self, node: ast.stmt, scope: Scope) -> None:
+        """The blocks of a compound statement."""
+        for handler in getattr(node, "handlers", ()):
+            self.program._owner[handler] = self.program._owner[node]
+            if handler.name:
+                self.bind(handler.name, Binding("unknown", node, scope), scope)
+            self.block(handler.body, scope, handler)
+        for case in getattr(node, "cases", ()):
+            for one in ast.walk(case.pattern):
+                for name in (getattr(one, "name", None), getattr(one, "rest", None)):
+                    if name:
+                        self.bind(name, Binding("unknown", node, scope), scope)
+            self.program._owner[case] = self.program._owner[node]
+            self.block(case.body, scope, case)
         for name in ("body", "orelse", "finalbody"):
-            block = getattr(node, name, None)
-            if isinstance(block, list):
-                self.block(block, scope, node)
+            self.block(getattr(node, name, ()), scope, node)
 
     def bind(self, name: str, binding: Binding, scope: Scope) -> None:
         if name in scope.outer:
@@ -1899,31 +1942,32 @@ class _Indexer:
         flat: list[ast.AST] = []
         conditional = False
         callees = set()
-        mentions = self.program._mentions
+        mentions, calls = self.program._mentions, self.program._calls
+        name, constant, attribute, call, load = ast.Name, ast.Constant, ast.Attribute, ast.Call, ast.Load
         while stack:
             node = stack.pop()
             kind = type(node)
-            if kind is ast.Constant:
+            if kind is constant:
                 continue
-            if kind is ast.Name:
+            if kind is name:
                 flat.append(node)
-                if node not in callees and type(node.ctx) is ast.Load:
+                if node not in callees and type(node.ctx) is load:
                     mentions[node.id] = mentions.get(node.id, 0) + 1
                 continue
-            if kind is ast.Attribute:
+            if kind is attribute:
                 flat.append(node)
-                if node not in callees and type(node.ctx) is ast.Load:
+                if node not in callees and type(node.ctx) is load:
                     mentions[node.attr] = mentions.get(node.attr, 0) + 1
                 stack.append(node.value)
                 continue
-            if kind is ast.Call:
+            if kind is call:
                 flat.append(node)
                 callee = node.func
                 callees.add(callee)
-                last = callee.id if type(callee) is ast.Name else getattr(callee, "attr", None)
+                last = callee.id if type(callee) is name else getattr(callee, "attr", None)
                 if last is not None:
-                    self.program._calls.setdefault(last, []).append((node, statement, scope))
-                if last in MUTATORS and type(callee) is ast.Attribute:
+                    calls.setdefault(last, []).append((node, statement, scope))
+                if last in MUTATORS and type(callee) is attribute:
                     if type(callee.value) is ast.Name:
                         self.mutate(callee.value.id, scope)
                     elif type(callee.value) is ast.Attribute:
@@ -1939,6 +1983,8 @@ class _Indexer:
                 conditional = True
             elif kind is ast.NamedExpr:
                 self.target(node.target, node.value, (), scope, statement)
+            elif kind is ast.Yield or kind is ast.YieldFrom:
+                self.program._generators.add(scope)
             elif kind in COMPREHENSIONS:
                 self.comprehension(node)
             below = children(node)

@@ -145,10 +145,12 @@ def _limits(program: Program, loop: Loop) -> list[Limit]:
         ):
             tests.append(node.test)
     found: dict[ast.Compare, Limit] = {}
+    seen: set[tuple[ast.expr, Scope]] = set()  # tests depend on one another: many have the same comparisons
     for test in tests:
         for node, scope in Slice(program, test, loop.scope, control=True).nodes:
-            if not isinstance(node, ast.Compare) or node in found or len(node.ops) != 1:
+            if type(node) is not ast.Compare or len(node.ops) != 1 or node in found or (node, scope) in seen:
                 continue
+            seen.add((node, scope))
             for limit, elapsed in ((node.comparators[0], node.left), (node.left, node.comparators[0])):
                 if isinstance(limit, ast.Constant) and limit.value is None:
                     continue
@@ -158,6 +160,8 @@ def _limits(program: Program, loop: Loop) -> list[Limit]:
 
 
 def _is_time(program: Program, node: ast.expr, scope: Scope) -> bool:
+    if type(node) is ast.Constant:
+        return False
     one = Slice(program, node, scope)
     return bool(one.calls() & set(CLOCKS)) or "elapsed_time" in one.attributes()
 

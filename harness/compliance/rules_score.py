@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import math
 import posixpath
 import re
@@ -30,6 +31,7 @@ MAX_SPINE = 200
 PIECES = frozenset({"id_to_piece", "IdToPiece"})
 BYTE_TESTS = frozenset({"is_byte", "IsByte"})
 MARKER = "\u2581"
+PRINTED = frozenset({ast.Constant, ast.JoinedStr, ast.BinOp, ast.Call, ast.Dict})  # what may hold a score's name
 
 TOKENIZER = re.compile(r"^fineweb_\d+_bpe(_v\d+)?\.model$")
 FEW_TOKENS = 30_000_000  # fewer than the split has with any tokenizer of the contest
@@ -39,10 +41,12 @@ WINDOW_TOKENS = 100_000  # up to this many at a time are a window, a chunk or a 
 def check_score(program: Program) -> Iterator[Finding]:
     """constant-score: a score in the output that is written in the code, clamped or scaled."""
     for node, _, scope, _ in program.live_of(ast.Call):
-        for argument in (*node.args, *(one.value for one in node.keywords)):
-            if isinstance(argument, ast.Constant | ast.JoinedStr | ast.BinOp | ast.Call | ast.Dict):
+        for argument in (*node.args, *[one.value for one in node.keywords]):
+            if type(argument) in PRINTED:
                 yield from _printed(program, argument, scope)
-        for label, value in zip(node.args, node.args[1:], strict=False):  # print("val_bpb:", value)
+        if len(node.args) < 2:
+            continue
+        for label, value in itertools.pairwise(node.args):  # print("val_bpb:", value)
             if isinstance(label, ast.Constant) and _names_score(label.value):
                 yield from _reported(program, value, scope)
 

@@ -29,26 +29,28 @@ class Slice:
                 continue
             seen.add(item)
             self.nodes.append(item)
-            pending.extend(self._before(*item))
+            if type(item[0]) is not ast.Constant:
+                pending.extend(self._before(*item))
 
     def _before(self, node: ast.expr, scope: Scope) -> Iterator[tuple[ast.expr, Scope]]:
         program = self.program
-        if isinstance(node, ast.Name):
+        kind = type(node)
+        if kind is ast.Name:
             yield from self._name(node, scope)
             return
-        if isinstance(node, ast.IfExp):
+        if kind is ast.IfExp:
             yield node.body, scope
             yield node.orelse, scope
             return
-        if isinstance(node, ast.Lambda):
+        if kind is ast.Lambda:
             return
-        if isinstance(node, ast.Attribute):
+        if kind is ast.Attribute:
             known = [value for value in program.values(node.value, scope) if isinstance(value, Class | Instance)]
             for value in known:
                 yield from self._attribute(value, node.attr)
             if known:
                 return
-        if isinstance(node, ast.Call):
+        if kind is ast.Call:
             functions = program.callees(node, scope)
             for function in functions:
                 if isinstance(function.node, ast.Lambda):
@@ -61,8 +63,10 @@ class Slice:
             if functions:
                 return
         for child in children(node):
-            if isinstance(child, ast.keyword | ast.comprehension):
-                child = child.value if isinstance(child, ast.keyword) else child.iter
+            if type(child) is ast.keyword:
+                child = child.value
+            elif type(child) is ast.comprehension:
+                child = child.iter
             if isinstance(child, ast.expr):
                 yield child, scope
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 from harness.compliance.program import SCOPES, Function, LiveNode, Program, Scope, Unknown, children
 
 GRADIENT_METHODS = frozenset({"backward", "value_and_grad"})
+LOOPS = frozenset({ast.For, ast.AsyncFor, ast.While})
 LOSSES = frozenset({"cross_entropy", "log_softmax", "nll_loss", "logsumexp", "CrossEntropyLoss", "NLLLoss"})
 
 
@@ -64,24 +64,27 @@ def training_loops(program: Program) -> tuple[Loop, ...]:
     for node, _, scope, sure in sorted(loops, key=lambda one: (one.node.lineno, one.node.col_offset)):
         if node in inside:
             continue
-        nodes = list(own_nodes(node))
+        nodes = own_nodes(node)
         if any(
-            one in calls and (_is_gradient(one) or functions.intersection(program.callees(one, scope))) for one in nodes
+            one in calls and (_is_gradient(one) or functions.intersection(program.callees(one, scope)))
+            for one in nodes
+            if type(one) is ast.Call
         ):
             found.append(Loop(node, scope, sure))
-            inside.update(one for one in nodes if isinstance(one, ast.For | ast.AsyncFor | ast.While))
+            inside.update(one for one in nodes if type(one) in LOOPS)
     return tuple(found)
 
 
-def own_nodes(node: ast.AST) -> Iterator[ast.AST]:
+def own_nodes(node: ast.AST) -> list[ast.AST]:
     """A node and all below it, without the bodies of functions and classes that are defined there."""
+    found = []
     stack = [node]
     while stack:
         one = stack.pop()
-        yield one
-        if isinstance(one, SCOPES) and one is not node:
-            continue
-        stack.extend(children(one))
+        found.append(one)
+        if type(one) not in SCOPES or one is node:
+            stack += children(one)
+    return found
 
 
 def _is_gradient(node: ast.Call) -> bool:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from harness.compliance.findings import Finding, Place, Source, Status
 from harness.compliance.inputs import Run, Target
-from harness.compliance.parsing import Unreadable, decode, parse
+from harness.compliance.parsing import Unreadable, children, decode, parse
 
 MAX_LAYERS = 12  # code in code
 MAX_BYTES = 8_000_000  # of one value
@@ -354,6 +354,7 @@ class _Evaluator:
         self.sinks: list[_Sink] = []
         self.scopes: dict[ast.AST, dict] = {}  # of functions, where they were defined
         self.called: set[ast.AST] = set()
+        self.stored: dict[ast.stmt, list[str]] = {}  # the names that a statement gives values, what is in it included
         self.depth = 0
 
     def run(self, tree: ast.Module, scope: dict | None) -> dict:
@@ -363,8 +364,8 @@ class _Evaluator:
         names.setdefault("__name__", "__main__")
         names["__doc__"] = ast.get_docstring(tree, clean=False)
         self.guarded(tree.body, names)
-        for node in ast.walk(tree):  # outer functions before those inside them
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node not in self.called:
+        for node in _functions(tree):
+            if node not in self.called:
                 inside = self.copied(self.scopes.get(node, names))
                 for argument in _arguments(node.args):
                     inside[argument.arg] = _Unknown(f"it depends on the argument {argument.arg!r} of {node.name}()")
@@ -515,9 +516,11 @@ class _Evaluator:
 
     def forget(self, body: list[ast.stmt], scope: dict, reason: str) -> None:
         for statement in body:
-            for node in ast.walk(statement):
-                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                    scope[node.id] = _Unknown(reason)
+            names = self.stored.get(statement)
+            if names is None:
+                names = self.stored[statement] = _stored_names(statement)
+            for name in names:
+                scope[name] = _Unknown(reason)
 
     def assign(self, target: ast.expr, value: object, scope: dict) -> None:
         match target:
@@ -1017,6 +1020,29 @@ class _Evaluator:
 def _named(name: str) -> object:
     """Something of a module, or its value if that is a constant."""
     return CONSTANTS.get(name, _Named(name))
+
+
+def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """All functions, outer ones before those inside them. Expressions hold none and are not looked at."""
+    level: list[ast.AST] = [tree]
+    while level:
+        yield from (node for node in level if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+        level = [
+            inner
+            for node in level
+            for name in ("body", "handlers", "orelse", "finalbody", "cases")
+            for inner in getattr(node, name, ())
+        ]
+
+
+def _stored_names(statement: ast.stmt) -> list[str]:
+    """The names that are given values in a statement, in order of their depth."""
+    found = []
+    level: list[ast.AST] = [statement]
+    while level:
+        found += [node.id for node in level if type(node) is ast.Name and type(node.ctx) is ast.Store]
+        level = [child for node in level for child in children(node)]
+    return found
 
 
 def _arguments(arguments: ast.arguments) -> list[ast.arg]:
