@@ -235,7 +235,7 @@ def _schema(path: str, tables: dict) -> Iterator[Finding]:
     for key in TEXTS:
         if key in tables and not isinstance(tables[key], str):
             yield _finding("record-schema", Status.FLAG, f"{path}: {key} is no text", path)
-    for key in NUMBERS & tables.keys():
+    for key in sorted(NUMBERS & tables.keys()):
         if tables[key] is not None and not _is_number(tables[key]):
             yield _finding("record-schema", Status.FLAG, f"{path}: {key} is no number", path)
     if not any(_is_number(tables.get(key)) for key in BPB_KEYS):

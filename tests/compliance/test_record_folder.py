@@ -237,6 +237,16 @@ def baseline_of(name: str, scores_bpb: list[float]) -> Significance:
     )
 
 
+def test_what_is_wrong_is_said_in_the_same_order_every_time(tmp_path: Path) -> None:
+    made = folder(tmp_path, {42: 1.15})
+    tables = json.loads((made / "submission.json").read_text())
+    wrong = {name: "?" for name in ("val_loss", "bytes_code", "val_bpb", "bytes_total")}
+    (made / "submission.json").write_text(json.dumps(tables | wrong))
+    said = [one.message for one in findings(made) if one.message.endswith("is no number")]
+    assert said == sorted(said)
+    assert len(said) == len(wrong)
+
+
 def test_the_published_comparison_is_reproduced() -> None:
     """t = -11.83, df = 3.31 of the published scores against pull request 549's, of any improvement at all."""
     rule = baseline_of("pull request 549", BASELINE_BPB).model_copy(update={"minimum_improvement_nats": 0.0})
