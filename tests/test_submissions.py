@@ -30,7 +30,17 @@ BACKENDS = [
 ]
 
 
+@pytest.fixture
+def only_what_submissions_meet(monkeypatch) -> None:
+    """Leave out what costs half of a small run and finds the same each time: to look through the whole machine for
+    copies of shards, and to make it forget its page cache, for every other test as well. test_referee.py does both.
+    """
+    monkeypatch.setattr("harness.referee.copies", lambda visible, shards: [])
+    monkeypatch.setattr("harness.supervisor.drop_page_cache", lambda: True)
+
+
 @pytest.mark.privileged
+@pytest.mark.usefixtures("only_what_submissions_meet")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
 def test_ends_as_expected(folder: Path, backend: str, referee, toy_data, tmp_path):

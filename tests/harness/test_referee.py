@@ -715,6 +715,49 @@ def test_data_on_an_overlay_leaves_it_unproven(referee, toy_data, tmp_path) -> N
     assert re.fullmatch("missing_witness: .* lies on overlay .*", f"{record.reasons[0].kind}: {record.reasons[0].text}")
 
 
+def test_what_every_sandbox_sees_is_searched_for_copies_of_shards(referee, toy_data, tmp_path) -> None:
+    """An earlier run, or anybody, has put what a shard holds where no gate is."""
+    copy = tmp_path / "usr" / "share" / "words"
+    copy.parent.mkdir(parents=True)
+    shutil.copyfile(toy_data / "toy_val_000000.bin", copy)
+
+    class Seeing(BubblewrapSandbox):
+        def visible_paths(self) -> list[Path]:
+            return [tmp_path / "usr"]
+
+    record, _ = referee.run(MINIMAL, sandbox=Seeing())
+    assert record.verdict is Verdict.ERROR
+    assert [reason.text for reason in record.reasons] == [
+        f"{copy} holds what a shard holds, and every sandbox can see it; move or remove it"
+    ]
+
+
+@pytest.mark.privileged
+@pytest.mark.parametrize("permitted", [True, False])
+def test_the_page_cache_is_dropped_before_each_phase_and_the_record_says_whether(
+    referee, submission, monkeypatch, permitted: bool
+) -> None:
+    """Attack X29."""
+    order: list[str] = []
+    start = BubblewrapSandbox.start
+
+    def drop() -> bool:
+        order.append("dropped")
+        return permitted
+
+    def started(self, spec):
+        order.append(spec.label)
+        return start(self, spec)
+
+    monkeypatch.setattr(supervisor_module, "drop_page_cache", drop)
+    monkeypatch.setattr(BubblewrapSandbox, "start", started)
+    record, _ = referee.run(submission)
+    phases = record.seeds[0].phases
+    assert order[::2] == ["dropped"] * len(phases)
+    assert len(order) == 2 * len(phases) == 8
+    assert {phase.page_cache_dropped for phase in phases.values()} == {permitted}
+
+
 # --- faults of the referee
 
 
