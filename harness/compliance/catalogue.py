@@ -27,7 +27,9 @@ CHECKS = {
             "Tokens are scored again after state was built from them",
             "A first pass over the validation data fills a cache or adapts the model, a second pass scores the "
             "same tokens "
-            "with it. Each token's score must be fixed before anything derived from it changes state, and only once.",
+            "with it. Each token's score must be fixed before anything derived from it changes state, and only once. "
+            "Where the first pass adapts weights, `trains-on-val` says so too; several turns over the same chunk, of "
+            "which the last one's scores count, are `trains-on-val` alone.",
             CONDITIONS + ": 3 and 4, one left-to-right pass without rescoring",
             ERROR,
         ),
@@ -36,8 +38,9 @@ CHECKS = {
             "Weights are trained on validation tokens before these are scored",
             "An optimizer step, or any other update of what is scored with, uses validation tokens whose score "
             "is not fixed "
-            "yet: several epochs over the split, fine-tuning before quantization, adapting to a window before "
-            "scoring it.",
+            "yet: several epochs over the split, a document or a chunk whose last scores count, fine-tuning before "
+            "quantization, adapting to a window before scoring it, a pass of test-time training whose weights score "
+            "the split again.",
             CONDITIONS + ": 1 and 3",
             ERROR,
         ),
@@ -46,7 +49,8 @@ CHECKS = {
             "Test-time training scores each chunk before it learns from it",
             "Recognised as allowed: the loss of a chunk is added to the score under the weights as they were, "
             "and only then "
-            "the weights are updated with it.",
+            "the weights are updated with it. It is said of the run that is judged, not of code that is switched off "
+            "in it, and not where the weights had learned the same tokens before.",
             CONDITIONS + ": 3",
             Severity.NOTE,
         ),

@@ -17,6 +17,7 @@ from harness.compliance.workers import Fault, run_all
 TARGET_SECONDS = 120.0
 WORKER_MEMORY_BYTES = 4 * 2**30
 LOG_BYTES = 8_000_000  # of all logs of a folder together
+SCORE = re.compile(r"(?<![\w.])([0-3]\.\d{4,12})(?![\d.])")
 UNLIMITED_PLACE = re.compile(r"/track_non_record_")
 UNLIMITED_TRACK = re.compile(r'"(track|submission_type)"\s*:\s*"[^"]*(non[-_ ]?record|unlimited)', re.IGNORECASE)
 
@@ -53,10 +54,11 @@ def check_target(target: Target) -> Report:
     # In a submission of ours the referee ends each phase, whatever its code looks at.
     keeps_clock = target.kind is not Kind.SUBMISSION and not is_unlimited(target)
     logs = _attempt("its logs", lambda: _log_texts(target), [], findings)
+    reported = _reported(target)
     readme = _readme(target) if len(unpacked.runs) == 1 else None  # with several, each does a part of what it says
     for run in unpacked.runs:
         step = f"the code from {run.entry.name} on"
-        how = (run.environment, run.arguments, run.unknown, keeps_clock, readme, logs)
+        how = (run.environment, run.arguments, run.unknown, keeps_clock, readme, logs, reported)
         check = partial(check_code, unpacked.sources, run.entry, *how)
         findings += [found for found in _attempt(step, check, [], findings) if not _explained(found, unpacked)]
     if target.kind is not Kind.SCRIPT:
@@ -74,6 +76,18 @@ def _log_texts(target: Target) -> list[str]:
             found.append(file.text())
             left -= file.bytes
     return found
+
+
+def _reported(target: Target) -> tuple[str, ...]:
+    """The scores that the metadata of a record folder name, as they are written."""
+    found: list[str] = []
+    for file in target.files if target.kind is Kind.RECORD else ():
+        if re.fullmatch(r"submission\w*\.json", file.path):
+            try:
+                found += SCORE.findall(file.text())
+            except OSError:
+                continue  # said where the folder is checked
+    return tuple(dict.fromkeys(found))
 
 
 def _readme(target: Target) -> Source | None:

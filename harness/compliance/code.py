@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
-from harness.compliance.evidence import LogLines, contradicted, listed_settings, origins_of
+from harness.compliance.evidence import LogLines, contradicted, listed_settings, off_by_default, origins_of, switched_on
 from harness.compliance.findings import Finding, Place, Source, Status
 from harness.compliance.flow import check_flow
 from harness.compliance.parsing import Unreadable
 from harness.compliance.program import Program, load_program
 from harness.compliance.rules_conduct import check_claims, check_seeds
 from harness.compliance.rules_limits import check_clock, check_size
-from harness.compliance.rules_readme import check_readme
+from harness.compliance.rules_readme import check_readme, titled_switches
 from harness.compliance.rules_score import check_bytes, check_data, check_score
 from harness.compliance.rules_system import check_hidden_code, check_network
 
 SWITCHES_DEEP = 3
+MACHINE = frozenset({"WORLD_SIZE"})  # of the environment, what no document says
 # What is run, and the checks that are undecided where it fails.
 RULES: dict[Callable[[Program], Iterable[Finding]], tuple[str, ...]] = {
     check_flow: (
@@ -48,22 +49,27 @@ def check_code(
     keeps_clock: bool = True,
     readme: Source | None = None,
     logs: Sequence[str] = (),
+    reported: Collection[str] = (),
 ) -> list[Finding]:
     """The findings on the code that `entry` starts, with the variables and arguments of the documented run command.
     unknown: variables that it sets to something that cannot be read from it. keeps_clock: whether the code has to end
     its training itself after 600 s: not where the referee does, and not in the contest's track without a clock. readme:
     what says what the code does, if something does. logs: the texts of the run's own logs; what they show of how it was
-    started beats what is documented."""
+    started beats what is documented. reported: the scores that the submission claims; of logs that disagree, those
+    that print one of them count."""
     try:
         program = load_program(sources, entry, environment, arguments, unknown)
         if logs:
-            program = _as_logged(program, LogLines(logs), sources, entry, environment, arguments, unknown)
+            program = _as_logged(program, LogLines(logs, reported), sources, entry, environment, arguments, unknown)
     except Unreadable as error:
         return [_unreadable(entry, str(error))]
     findings = [_unreadable(source, error) for source, error in program.unreadable]
     for rule, checks in RULES.items():
         if keeps_clock or rule is not check_clock:
             findings += _guarded(rule, checks, program)
+    settled = bool(logs or arguments or unknown or environment.keys() - MACHINE)
+    if readme is not None and not settled:
+        findings += _if_title_holds(program, sources, entry, environment, readme, findings)
     if readme is not None:
         findings += _guarded(partial(check_readme, readme=readme), ("dead-claim",), program)
     return list(dict.fromkeys(findings))
@@ -77,15 +83,41 @@ def _as_logged(program: Program, lines: LogLines, sources, entry, environment, a
         environment = {**environment, **listed}
         program = load_program(sources, entry, environment, arguments, frozenset(unknown) - listed.keys())
     denied: frozenset[str] = frozenset()
+    turned_on: frozenset[str] = frozenset()
     for _ in range(SWITCHES_DEEP):  # behind one switch there may be another
         more = contradicted(program, lines, origins) - known - denied
-        if not more:
+        on = switched_on(program, lines, origins) - known - denied - turned_on
+        if not more and not on:
             break
-        denied |= more
+        denied |= more - on
+        turned_on = (turned_on | on) - denied
         environment = {name: value for name, value in environment.items() if name not in denied}
-        program = load_program(sources, entry, environment, arguments, denied.union(unknown))
+        environment |= dict.fromkeys(sorted(turned_on), "1")
+        program = load_program(sources, entry, environment, arguments, denied.union(unknown) - turned_on)
     program.logged = frozenset(listed)
     return program
+
+
+def _if_title_holds(program: Program, sources, entry, environment, readme: Source, found) -> list[Finding]:
+    """What the token checks say beyond what was found if the switches were on that are off by default and that the
+    README's title names, where nothing says how the code was run."""
+    switches = titled_switches(program, readme, off_by_default(program, origins_of(program)))
+    if not switches:
+        return []
+    program = load_program(sources, entry, {**environment, **dict.fromkeys(switches, "1")}, ())
+    known = {finding.check for finding in found}
+    names = ", ".join(switches)
+    return [
+        Finding(
+            finding.check,
+            Status.HOLD,
+            f"off by default and in no command or log, but named in the README's title: {names}. See whether it was "
+            f"on; with it: {finding.message}",
+            finding.flow,
+        )
+        for finding in _guarded(check_flow, (), program)
+        if finding.check not in known and finding.status is not Status.HOLD
+    ]
 
 
 def _guarded(

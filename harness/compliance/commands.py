@@ -19,6 +19,7 @@ FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1", r
 INDENTED = re.compile(r"(?:^(?: {4}|\t)[^\n]*\n?)+", re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]*(?:python3?|torchrun)[^`\n]*)`")
 ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\+?=(.*)", re.DOTALL)
+SETTING = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*=\S+")  # as environment variables are written
 VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?:(:?[-=?])([^{}$]*))?\})")
 HEREDOC = re.compile(r"<<-?[ \t]*([\"']?)(\w+)\1[^\n]*\n.*?^[ \t]*\2[ \t]*$", re.MULTILINE | re.DOTALL)
 QUOTED_TEXT = re.compile(
@@ -69,6 +70,36 @@ def documented_commands(texts: Iterable[tuple[str, str]]) -> list[Command]:
         found = [command for block in blocks for command in shell_commands(block, name.endswith(".sh"))]
         commands.extend(replace(command, where=name) for command in found[:MAX_COMMANDS])
     return commands
+
+
+def documented_settings(texts: Iterable[tuple[str, str]]) -> Command | None:
+    """What READMEs list as the settings of their run without showing a command: blocks of nothing but assignments.
+    None where there are none; a name with several values is unknown."""
+    values: dict[str, set[str]] = {}
+    for name, text in texts:
+        for block in () if name.endswith(".sh") else _blocks(text[:MAX_TEXT]):
+            lines = [line.strip() for line in block.replace("\\\n", " ").splitlines()]
+            words = [_words_of(line) for line in lines if line and not line.startswith("#")]
+            if words and all(_is_setting(word) for line in words for word in line) and all(words):
+                for word in (word for line in words for word in line if word != "export"):
+                    variable, _, value = word.partition("=")
+                    values.setdefault(variable, set()).add(value)
+    if not values:
+        return None
+    known = {name: next(iter(found)) for name, found in values.items() if len(found) == 1}
+    known = {name: value for name, value in known.items() if "$" not in value and "`" not in value}
+    return Command("", environment=known, unknown=frozenset(values) - known.keys())
+
+
+def _words_of(line: str) -> list[str]:
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError:
+        return []
+
+
+def _is_setting(word: str) -> bool:
+    return word == "export" or SETTING.fullmatch(word) is not None
 
 
 def _blocks(markdown: str) -> Iterator[str]:

@@ -6,40 +6,49 @@ from __future__ import annotations
 import ast
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from harness.compliance.program import UNKNOWN, Program, Scope, children
 
 Origins = dict[str, list[tuple[ast.expr, Scope]]]
 
+GAP = "\0"  # stands in a text for a value
+VALUE_AT_MOST = 80  # characters that stand in a line for a value
+TEMPLATE_AT_LEAST = 16  # characters of a text that begins with a value
 MAX_LINES = 50_000
 MAX_LINE = 300  # characters that are looked at
 MARK_AT_LEAST = 8  # characters of a printed text before what is put into it, so that it is told from others
 NAME = re.compile(r"\w*")  # a mark that is one may be a key, a part of a name, or anything
 NAMES_DEEP = 3  # assignments between a test and the variable that it comes from
 STAMP = re.compile(r"^(?:\[[^\]\n]{1,40}\]:?\s*|\d{1,7}[:|]\s*(?=\D)|\d{4}-\d\d-\d\d[T ][\d:.,+Z]+\s*)+")
-SETTING = re.compile(r"(?<![\w.])([A-Za-z_]\w*)\s*[:=]\s*(True|False|-?\d[\d_]*(?:\.\d+)?(?:e-?\d+)?)(?=[\s,;)}\]]|$)")
+SETTING = re.compile(  # name=1, name: True, and as JSON has it
+    r"(?<![\w.])([A-Za-z_]\w*)[\"']?\s*[:=]\s*([Tt]rue|[Ff]alse|-?\d[\d_]*(?:\.\d+)?(?:e-?\d+)?)(?=[\s,;)}\]]|$)"
+)
+SCORE = re.compile(r"bpb[:=]\s*(\d\.\d{4,12})(?![\d.])")
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{2,}")
 OF_THE_MACHINE = frozenset(("WORLD_SIZE", "RANK", "LOCAL_RANK"))
 
 
 class LogLines:
-    """The lines of some logs, each once, without time stamps and ranks."""
+    """The lines of some logs, each once, without time stamps and ranks. scored: those of the logs that hold the score
+    which is reported, empty if none or all of them do; what they list beats what others do."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        lines: set[str] = set()
-        for text in texts:
-            for line in text.splitlines():
-                if len(lines) >= MAX_LINES:
-                    break
-                lines.add(STAMP.sub("", line[:MAX_LINE].strip()))
-        self.sorted = sorted(lines)
+    def __init__(self, texts: Sequence[str], reported: Collection[str] = ()) -> None:
+        self.sorted = _lines(texts)
+        scoring = [text for text in texts if _holds_score(text, reported)]
+        self.scored = frozenset(_lines(scoring) if len(scoring) < len(texts) else ())
 
     def shows(self, mark: str) -> str | None:
         """A line that begins with a mark."""
         position = bisect_left(self.sorted, mark)
         found = self.sorted[position] if position < len(self.sorted) else ""
         return found if found.startswith(mark) else None
+
+    def fits(self, template: str) -> str | None:
+        """A line that a text with values in it could have made."""
+        parts = template.split(GAP)
+        words = max(parts, key=len)
+        return next((line for line in self.sorted if words in line and _fits(parts, line)), None)
 
     def holds(self, mark: str) -> bool:
         """Whether a line has a mark in it, with a value behind it: in source that a log begins with, it has none."""
@@ -49,10 +58,50 @@ class LogLines:
     def settings(self) -> dict[str, str]:
         """Names with the only value that the lines give them."""
         values: dict[str, set[str]] = {}
+        scored: dict[str, set[str]] = {}
         for line in self.sorted:
             for name, value in SETTING.findall(line):
+                value = value.capitalize()
                 values.setdefault(name, set()).add(value)
-        return {name: found.pop() for name, found in values.items() if len(found) == 1}
+                if line in self.scored and value in ("True", "False"):
+                    scored.setdefault(name, set()).add(value)  # a log of an evaluation lists no training's limits
+        return {name: next(iter(one)) for found in (values, scored) for name, one in found.items() if len(one) == 1}
+
+
+def _fits(parts: Sequence[str], line: str) -> bool:
+    """Whether a line begins with the parts of a text, with a value between each two. Each part is taken where it is
+    found first: trying every place would take for ever on a line made for that."""
+    if not line.startswith(parts[0]):
+        return False
+    end = len(parts[0])
+    for part in parts[1:]:
+        found = line.find(part, end, end + VALUE_AT_MOST + len(part))
+        if found < 0 or any(brace in line[end:found] for brace in "{}"):  # of source that a log begins with
+            return False
+        end = found + len(part)
+    return True
+
+
+def _lines(texts: Sequence[str]) -> list[str]:
+    lines: set[str] = set()
+    for text in texts:
+        for line in text.splitlines():
+            if len(lines) >= MAX_LINES:
+                break
+            lines.add(STAMP.sub("", line[:MAX_LINE].strip()))
+    return sorted(lines)
+
+
+def _holds_score(text: str, reported: Collection[str]) -> bool:
+    """Whether a log prints one of the scores, which may be rounded."""
+    if not reported:
+        return False
+    found = {float(number) for number in SCORE.findall(text)}
+    for score in reported:
+        digits = len(score.partition(".")[2])
+        if any(f"{one:.{digits}f}" == score for one in found):
+            return True
+    return False
 
 
 def contradicted(program: Program, lines: LogLines, origins: Origins) -> frozenset[str]:
@@ -61,6 +110,7 @@ def contradicted(program: Program, lines: LogLines, origins: Origins) -> frozens
         return frozenset()
     dead = [(test, mark) for test, block, scope in _dead_blocks(program) for mark in _marks(program, block, scope)]
     shown = [(test, line) for test, mark in dead if (line := lines.shows(mark)) is not None]
+    shown += [(test, line) for test, line in _fitting(program, lines)]
     parts = {test for test, mark in _dead_parts(program) if lines.holds(mark)}
     if not shown and not parts:
         return frozenset()
@@ -72,6 +122,68 @@ def contradicted(program: Program, lines: LogLines, origins: Origins) -> frozens
     return frozenset(found - OF_THE_MACHINE)
 
 
+def switched_on(program: Program, lines: LogLines, origins: Origins) -> frozenset[str]:
+    """Environment variables of switches that are off, or that cannot be told, whose code alone prints what the logs
+    show; not where they show its alternative too, as of two runs."""
+    on: set[str] = set()
+    off: set[str] = set()
+    live: list[str] = []
+    for scope in program.live_scopes() if lines.sorted else ():
+        for node, _, _ in program.live(scope):
+            if not isinstance(node, ast.If) or program.truth(node.test, scope) is True:
+                continue
+            switches = [name for one in _required(node.test) for name in _switch(program, one, scope, origins)]
+            if not switches:
+                continue
+            for block, variables in ((node.body, on), (node.orelse, off)):
+                shown = [mark for mark in _marks(program, block, scope) if lines.shows(mark) is not None]
+                if shown and not live:
+                    live = [mark for one in program.live_scopes() for mark in _live_marks(program, one)]
+                if any(_alone(program, mark, live) for mark in shown):
+                    variables.update(switches)
+    return frozenset(on - off - OF_THE_MACHINE)
+
+
+def off_by_default(program: Program, origins: Origins) -> list[str]:
+    """The environment variables of all switches that are off, in order."""
+    found = set()
+    for values in origins.values():
+        for value, scope in values:
+            variables = _direct(value)
+            if len(variables) == 1 and _is_off(program.constant(value, scope)):
+                found |= variables
+    return sorted(found - OF_THE_MACHINE)
+
+
+def _is_off(constant: object) -> bool:
+    return constant is False or (constant == 0 and isinstance(constant, int))
+
+
+def _alone(program: Program, mark: str, live: Sequence[str]) -> bool:
+    """Whether one print only begins a line like that, in code that runs and in code that does not."""
+    written = sum(module.source.text.count(mark) for module in program.modules.values())
+    return written == 1 and not any(one != mark and mark.startswith(one) for one in live)
+
+
+def _required(test: ast.expr) -> Iterator[ast.expr]:
+    """Names and attributes that are true where a test is."""
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+        for one in test.values:
+            yield from _required(one)
+    elif isinstance(test, ast.Name | ast.Attribute):
+        yield test
+
+
+def _switch(program: Program, test: ast.expr, scope: Scope, origins: Origins) -> Iterator[str]:
+    """The environment variable that a switch is read from, if it is one with a default of off."""
+    values = [(value, home) for value, home in origins.get(_last(test), ()) if _direct(value)]
+    if len(values) != 1 or program.truth(test, scope) is True:
+        return
+    variables = _direct(values[0][0])
+    if len(variables) == 1 and _is_off(program.constant(*values[0])):
+        yield from variables
+
+
 def _dead_blocks(program: Program) -> Iterator[tuple[ast.expr, list[ast.stmt], Scope]]:
     """Blocks that their condition keeps from running."""
     for scope in program.live_scopes():
@@ -80,6 +192,31 @@ def _dead_blocks(program: Program) -> Iterator[tuple[ast.expr, list[ast.stmt], S
                 truth = program.truth(node.test, scope)
                 if truth is not UNKNOWN and (block := node.orelse if truth else node.body):
                     yield node.test, block, scope
+
+
+def _fitting(program: Program, lines: LogLines) -> Iterator[tuple[ast.expr, str]]:
+    """Tests that keep a block from running whose prints begin with a value and fit a line, if no other print does."""
+    dead: list[tuple[ast.expr, str]] = []
+    for test, block, _ in _dead_blocks(program):
+        for statement in block:
+            dead += [(test, text) for node in ast.walk(statement) if (text := _template(node))]
+    if not dead:
+        return
+    live = {text for scope in program.live_scopes() for node, _, _ in program.live(scope) if (text := _template(node))}
+    for test, text in dead:
+        if text not in live and (line := lines.fits(text)) is not None:
+            yield test, line
+
+
+def _template(node: ast.AST) -> str:
+    """What a call prints that begins with a value: its words with gaps, if they are enough to tell it by."""
+    first = node.args[0] if isinstance(node, ast.Call) and node.args else None
+    if not isinstance(first, ast.JoinedStr) or not first.values or isinstance(first.values[0], ast.Constant):
+        return ""
+    parts = [str(one.value) if isinstance(one, ast.Constant) else GAP for one in first.values]
+    words = [part for part in parts if part != GAP and any(map(str.isalpha, part))]
+    enough = len(words) > 1 and sum(map(len, words)) >= TEMPLATE_AT_LEAST
+    return "".join(parts).partition("\n")[0] if enough else ""
 
 
 def _dead_parts(program: Program) -> Iterator[tuple[ast.expr, str]]:
@@ -177,12 +314,15 @@ def listed_settings(program: Program, lines: LogLines, origins: Origins) -> tupl
     known = set()
     for name, value in listed.items():
         values = origins.get(name, ())
-        variables = _direct(values[0][0]) - OF_THE_MACHINE if len(values) == 1 else set()
-        if len(variables) == 1:
-            variable = variables.pop()
-            known.add(variable)
-            if _matters(program.constant(*values[0]), value):
-                others[variable] = _written(value)
+        read = [one for one in values if _direct(one[0]) - OF_THE_MACHINE]
+        variables = _direct(read[0][0]) - OF_THE_MACHINE if len(read) == 1 else set()
+        if len(variables) != 1 or (len(values) > 1 and value not in ("True", "False")):
+            continue
+        variable = variables.pop()
+        known.add(variable)
+        preset = any(isinstance(one, ast.Constant) for one, _ in values) and variable not in program.environment
+        if preset or _matters(program.constant(*read[0]), value):  # a preset may have made it something else
+            others[variable] = _written(value)
     return others, frozenset(known)
 
 

@@ -18,6 +18,7 @@ from harness.compliance.flow_values import (
 
 STEPS_AT_MOST = 12
 TRAIN_SECONDS = 600
+AGAIN = "validation tokens are scored once more after weights were adapted to them"
 KEPT_AT_LEAST = 3  # seconds for calibration; what keeps less may not fit
 
 
@@ -84,48 +85,65 @@ def target_keyed(program, order: Order) -> list[Finding]:
 
 def out_of_order(program, order: Order) -> list[Finding]:
     findings: dict[str, Finding] = {}
+    learned_first = set()  # scores of tokens that the weights had learned
     scored_tables = {tag for event in order.scores for tag in event.value.tags}
     scored_reads = {tag[1] for tag in scored_tables if type(tag) is tuple and tag[0] == "read"}
     trains = any(event.value.labels & TRAIN for event in order.updates)
     for pair in order.pairs.values():
         before, after = pair.before, pair.after
+        checks = []
         if after.kind == "read":
             known = pair.state in scored_tables and after.node in scored_reads
             if not known or pair.state.name == "unique":
                 continue
-            check = "two-pass-rescoring"
+            checks = ["two-pass-rescoring"]
             message = (
                 "a cache is filled with validation tokens, and after that the same tokens are scored with it: each "
                 "token finds itself in the cache"
             )
             first, second = "the cache is filled with validation tokens", "and then read to score them"
         elif before is after:
-            check = "slot"
+            checks = ["slot"]
             message = "a loss on validation tokens gives a gradient, and its result scores the same tokens"
             first, second = "", "tokens are scored with what was fitted to them"
         elif pair.state.root.kind == "parameter":
-            check = "slot"
+            checks = ["slot"]
             message = "a vector is fitted to the loss of validation tokens, and these tokens are scored with it"
             first, second = "a vector is fitted to the loss of validation tokens", "and the tokens are scored with it"
+        elif pair.turn is not None:
+            checks = ["trains-on-val"]
+            message = "weights are updated with validation tokens over several turns, and a later turn scores them"
+            first, second = "weights are updated with validation tokens", "and the next turn scores these"
+            learned_first.add(after.node)
         elif pair.again:
-            check = "two-pass-rescoring"
-            message = "validation tokens are scored once more after weights were adapted to them"
+            checks = ["two-pass-rescoring", "trains-on-val"]
+            message = AGAIN
             first, second = "weights are adapted to validation tokens", "and these are scored again"
         elif before.value.labels & TRAIN or not trains:
-            check = "val-in-training"
+            checks = ["val-in-training"]
             message = "the training loop learns from validation tokens"
             first, second = "the training loop updates weights with validation tokens", "the tokens are scored later"
         else:
-            check = "trains-on-val"
+            checks = ["trains-on-val"]
             message = "weights are updated with validation tokens before these are scored"
             first, second = "weights are updated with validation tokens", "the tokens are scored later"
-        if check not in findings:
+            learned_first.add(after.node)
+        for check in checks:
+            if check in findings:
+                continue
             flow = (*(path(program, before, first) if first else ()), place(program, after.node, after.module, second))
             if before is after:
                 flow = path(program, after, second)
+            if message is AGAIN and check == "trains-on-val":
+                message = "weights were adapted to validation tokens before these are scored for the last time"
             findings[check] = Finding(check, Status.FLAG, message, flow)
-    bad = {pair.before.node for pair in order.pairs.values()}
-    legal = [(scored, update) for node, (scored, update) in order.legal.items() if node not in bad]
+    # A second pass later on does not change how the first one was made; weights that knew the tokens before it do.
+    bad = {pair.before.node for pair in order.pairs.values() if not pair.again or pair.turn is not None}
+    legal = [
+        (scored, update)
+        for node, (scored, update) in order.legal.items()
+        if node not in bad and scored.node not in learned_first
+    ]
     if legal:
         scored, update = legal[0]
         flow = (

@@ -58,6 +58,7 @@ from harness.compliance.flow_values import (
     united,
 )
 
+SETTLED_AT_MOST = 200  # calls of one function with nothing but constants
 CONTEXTS_AT_MOST = 6  # kinds of arguments one function is walked for in one context; beyond, they are joined
 NESTED = 7  # containers in each other, from an optimizer to its parameters
 CALLS_DEEP = 40
@@ -117,6 +118,7 @@ class Engine:
         self.chains: dict[ast.Attribute, tuple[Value, Value]] = {}  # attributes of packages: of what, and which
         self.memo: dict[object, tuple[Value, Block]] = {}
         self.contexts: dict[object, int] = {}
+        self.settled: dict[Object, int] = {}  # of functions: calls with nothing but constants
         self.joined: dict[object, dict[str, Value]] = {}
         self.running: dict[object, int] = {}
         self.signatures: dict[ast.AST, tuple] = {}  # of functions: what their parameters are called
@@ -145,6 +147,7 @@ class Engine:
                 self.hooks.clear()
                 self.module_scopes.clear()
                 self.contexts.clear()
+                self.settled.clear()
                 self.joined.clear()
                 self.gradient, self.stepped = EMPTY, False
                 self.root = self.block = Block("sequence")
@@ -945,6 +948,9 @@ class Engine:
         if tags:
             tags = frozenset(tag for tag in tags if type(tag) is Object or tag[0] == "loop")
         if isinstance(node.ops[0], (ast.In, ast.NotIn)) and len(values) == 2:
+            among = members(node.comparators[0])
+            if among is not None and values[0].constant is not UNKNOWN:
+                return Value(constant=(values[0].constant in among) is isinstance(node.ops[0], ast.In))
             self.read(values[1], values[0], node, scope)
         return Value(labels, tags=tags)
 
@@ -1583,7 +1589,11 @@ class Engine:
             return result
         context = self.context(ref, values)
         count = self.contexts.get(context, 0)
-        if count >= CONTEXTS_AT_MOST:
+        settled = bool(values) and all(value.constant is not UNKNOWN and not value.refs for value in values.values())
+        if settled and self.settled.get(ref, 0) < SETTLED_AT_MOST:  # as of what reads a setting by its name
+            self.settled[ref] = self.settled.get(ref, 0) + 1
+            count -= 1
+        elif count >= CONTEXTS_AT_MOST:
             joined = self.joined.setdefault(context, {})
             for name, value in values.items():
                 joined[name] = join(joined.get(name, EMPTY), value)
@@ -1714,6 +1724,13 @@ def name_labels(text: str) -> int:
     if not labels and FILE_NAME.search(text):
         labels = NAMES_FILES
     return labels
+
+
+def members(node) -> list | None:
+    """The constants that a tuple, list or set holds, if it holds nothing else."""
+    if not isinstance(node, (ast.Tuple, ast.List, ast.Set)) or not all(isinstance(one, Constant) for one in node.elts):
+        return None
+    return [one.value for one in node.elts]
 
 
 def target_lost(key: Value) -> bool:

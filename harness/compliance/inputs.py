@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
-from harness.compliance.commands import Command, documented_commands
+from harness.compliance.commands import Command, documented_commands, documented_settings
 from harness.compliance.findings import Finding, Place, Source, Status
 from harness.compliance.parsing import Unreadable, decode
 from harness.errors import InputError
@@ -309,6 +309,11 @@ def _commands_of_toml(files: tuple[TargetFile, ...], findings: list[Finding]) ->
 
 def _commands_of_documents(files: tuple[TargetFile, ...], findings: list[Finding]) -> list[Command]:
     """The commands of README files and shell scripts; a script's come first, because people copy what they run."""
+    texts = _documents(files, findings)
+    return documented_commands(sorted(texts, key=lambda named: (not named[0].endswith(".sh"), named[0])))
+
+
+def _documents(files: tuple[TargetFile, ...], findings: list[Finding]) -> list[tuple[str, str]]:
     texts = []
     for file in files:
         if file.suffix == ".sh" or re.match(r"(?i)readme", file.name):
@@ -316,7 +321,7 @@ def _commands_of_documents(files: tuple[TargetFile, ...], findings: list[Finding
                 texts.append((file.path, file.text()))
             except OSError as error:
                 findings.append(_held("unreadable", file.path, f"cannot be read: {error.strerror}"))
-    return documented_commands(sorted(texts, key=lambda named: (not named[0].endswith(".sh"), named[0])))
+    return texts
 
 
 def _runs(
@@ -341,7 +346,8 @@ def _runs(
         return ()
     fitting = [command for command, source in matched if source == entry]
     if not fitting:
-        return (Run(entry, {"WORLD_SIZE": str(GPUS)}),)
+        listed = documented_settings(_documents(files, [])) if not commands else None
+        return (_run(listed or Command(""), entry),)
     # Several commands may be shown: ablations, other machines, one per seed. The first for eight GPUs is the record's.
     best = max(fitting, key=lambda command: (command.processes == GPUS, command.processes > 1))
     return (_run(best, entry),)

@@ -5,7 +5,7 @@ do not speak of what was left out, tried, or done by others."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from harness.compliance.findings import Finding, Place, Source, Status
 from harness.compliance.program import UNKNOWN, Class, Function, Program
@@ -23,6 +23,7 @@ OF_OTHERS = re.compile(  # a line or section with one of these is not about what
     r"|attempt\w*|fail\w*|negative|ablat\w*|future|would|could|might|if|optional\w*|planned|hurt\w*|worse|reject\w*"
     r"|skip\w*|vs|compar\w+|credits?|lineage|prepar\w+|debug\w*|sweep\w*)\b|n't\b|#\d{2,}"
 )
+SWITCH_WORDS = frozenset({"enabled", "enable", "use", "on", "run", "do", "with", "eval"})  # say nothing of what it does
 OFF = frozenset({"0", "", "false", "off", "no"})
 
 
@@ -51,6 +52,22 @@ def check_readme(program: Program, readme: Source) -> Iterator[Finding]:
             yield Finding(
                 "dead-claim", Status.HOLD, f"{message}: see whether it is claimed to have an effect.", (place,)
             )
+
+
+def titled_switches(program: Program, readme: Source, switches: Iterable[str]) -> list[str]:
+    """The environment variables that are off, those given among them, whose words all stand in the README's first
+    heading: TTT_ENABLED in "Legal TTT". None where it speaks of what was left out."""
+    heading = re.search(r"^#\s+(\S.{0,300})", readme.text[:MAX_README], re.MULTILINE)
+    if heading is None or OF_OTHERS.search(heading[1]):
+        return []
+    title = heading[1].lower()
+    words = {*re.findall(r"[a-z0-9]+", title), *(one.replace("-", "") for one in re.findall(r"[a-z0-9-]+", title))}
+    found = []
+    for switch in sorted({*switches, *(name for name, on in _switches_read(program) if on is False)}):
+        named = [word for word in switch.lower().split("_") if word not in SWITCH_WORDS]
+        if named and all(len(word) > 2 and word in words for word in named):
+            found.append(switch)
+    return found
 
 
 def _claims(readme: Source) -> Iterator[tuple[int, str, str]]:

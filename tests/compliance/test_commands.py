@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.compliance.commands import Command, documented_commands, shell_commands
+from harness.compliance.commands import Command, documented_commands, documented_settings, shell_commands
 
 
 def one(text: str) -> Command:
@@ -117,3 +117,24 @@ def test_a_readme_shows_commands_in_blocks_and_in_lines() -> None:
 def test_hostile_documents_end() -> None:
     text = "`" * 50_000 + "$" * 50_000 + "\\\n" * 50_000 + "python a.py\n" * 100_000
     assert len(documented_commands([("README.md", "```\n" + text + "\n```"), ("run.sh", text)])) <= 400
+
+
+@pytest.mark.parametrize(
+    ("readme", "known", "unknown"),
+    [
+        ("```bash\nCACHE=1\nROUNDS=3  # of them\n```\n", {"CACHE": "1", "ROUNDS": "3"}, set()),
+        ("    export CACHE=1 ROUNDS='3'\n", {"CACHE": "1", "ROUNDS": "3"}, set()),
+        ("```\nCACHE=1\n```\nthen\n```\nCACHE=0\n```\n", {}, {"CACHE"}),  # of two runs
+        ("```\nCACHE=$MORE\n```\n", {}, {"CACHE"}),
+    ],
+)
+def test_a_block_of_nothing_but_settings_is_how_it_was_run(readme: str, known: dict, unknown: set) -> None:
+    settings = documented_settings([("README.md", readme)])
+    assert settings is not None and settings.environment == known and settings.unknown == unknown
+
+
+@pytest.mark.parametrize(
+    "readme", ["", "```\nCACHE=1\nls\n```\n", "CACHE=1\n", "```python\nCACHE=1\n```\n", "```\nx=1\n```"]
+)
+def test_other_blocks_are_no_settings(readme: str) -> None:
+    assert documented_settings([("README.md", readme)]) is None

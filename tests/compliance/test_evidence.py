@@ -7,8 +7,8 @@ from textwrap import dedent
 import pytest
 
 from harness.compliance.code import check_code
-from harness.compliance.evidence import LogLines, contradicted, listed_settings, origins_of
-from harness.compliance.findings import Source
+from harness.compliance.evidence import GAP, LogLines, contradicted, listed_settings, origins_of
+from harness.compliance.findings import Source, Status
 from harness.compliance.program import load_program
 
 SCRIPT = """
@@ -154,6 +154,110 @@ def test_what_a_log_shows_decides_what_is_judged(logs: list[str], found: bool) -
     assert ("trains-on-val" in checks) is found
 
 
+LEGAL_OR_NOT = (
+    TRAINS_ON_VAL.replace(
+        """    if os.environ.get("ADAPT") == "1":
+        print(f"adaptation of {len(val)} tokens")
+        adapt(net, val)
+""",
+        """    args = Args()
+    if args.adapt and not args.legal:
+        print(f"adapting first: {len(val)} tokens")
+        adapt(net, val)
+    if args.adapt and args.legal:
+        print(f"legal adaptation of {len(val)} tokens")
+        print("val_bpb", score_first(net, val) / 0.6931471805599453)
+        return
+    else:
+        print(f"plain evaluation of {len(val)} tokens")
+""",
+    )
+    .replace('"ADAPT_EPOCHS", "0"', '"ADAPT_EPOCHS", "2"')
+    .replace(
+        "def main",
+        """class Args:
+    def __init__(self):
+        self.adapt = bool(int(os.environ.get("ADAPT", "0")))
+        self.legal = bool(int(os.environ.get("LEGAL", "0")))
+
+def score_first(net, val):
+    optimizer, total = torch.optim.SGD(net.parameters(), 0.1), 0.0
+    for start in range(0, val.numel() - 65, 64):
+        x, y = val[start : start + 64], val[start + 1 : start + 65]
+        with torch.no_grad():
+            total += net(x, y).item()
+        optimizer.zero_grad()
+        net(x, y).backward()
+        optimizer.step()
+    return total
+
+def main""",
+    )
+)
+LEGAL_LINE, PLAIN_LINE, FIRST_LINE = (
+    "legal adaptation of 9 tokens\n",
+    "plain evaluation of 9 tokens\n",
+    "adapting first: 9 tokens\n",
+)
+
+
+@pytest.mark.parametrize(
+    ("logs", "expected"),
+    [
+        ([], set()),
+        ([LEGAL_LINE], {"score-first-ttt"}),  # both switches were on, so the other way was not gone
+        ([FIRST_LINE], {"trains-on-val"}),
+        ([PLAIN_LINE], set()),
+        ([LEGAL_LINE, PLAIN_LINE], {"trains-on-val"}),  # two runs: anything may be on
+        (["adapt: True\nlegal: True\n"], {"score-first-ttt"}),
+        (['{"adapt": true, "legal": true}\n'], {"score-first-ttt"}),
+        (['{"adapt": true, "legal": false}\n'], {"trains-on-val"}),
+    ],
+)
+def test_switches_that_a_shown_line_needs_were_on(logs: list[str], expected: set[str]) -> None:
+    entry = Source("train_gpt.py", LEGAL_OR_NOT)
+    checks = {finding.check for finding in check_code([entry], entry, {}, [], keeps_clock=False, logs=logs)}
+    assert checks & {"score-first-ttt", "trains-on-val", "unreadable"} == expected
+
+
+@pytest.mark.parametrize(
+    ("reported", "found"),
+    [(["0.9123"], {"trains-on-val"}), (["1.2000"], set()), (["1.1999"], {"trains-on-val"}), ([], {"trains-on-val"})],
+)
+def test_of_logs_that_disagree_those_with_the_reported_score_count(reported: list[str], found: set[str]) -> None:
+    logs = ["adapt: True\nval_bpb:0.91231\n", "adapt: False\nval_bpb:1.20004\n", f"adapt: True\n{FIRST_LINE}"]
+    entry = Source("train_gpt.py", LEGAL_OR_NOT)
+    checks = check_code([entry], entry, {}, [], keeps_clock=False, logs=logs, reported=reported)
+    assert {finding.check for finding in checks} & {"score-first-ttt", "trains-on-val"} == found
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("second loss:1.5 tokens:9 after 3 epochs", {"SECOND"}),
+        ("second loss:1.5 tokens:9", set()),
+        ('print(f"{label} loss:{value} tokens:{count} after {epochs} epochs")', set()),  # the source
+    ],
+)
+def test_a_line_that_begins_with_a_value_is_known_by_its_words(line: str, found: set[str]) -> None:
+    text = """
+        import os
+        second = bool(int(os.environ.get("SECOND", "0")))
+        if second:
+            for label in ("second", "third"):
+                print(f"{label} loss:{value} tokens:{count} after {epochs} epochs")
+        """
+    one = program(text)
+    assert contradicted(one, LogLines([line]), origins_of(one)) == found
+
+
+def test_a_line_made_to_fit_in_many_ways_takes_no_longer() -> None:
+    """Trying every way would take longer than anybody waits."""
+    template = GAP + " a ".join([GAP] * 40) + " the end of it"
+    lines = [" a" * 140 + " the end", "x a " * 39 + "x the end of it"]
+    assert LogLines(lines).fits(template) == lines[1]
+
+
 def test_what_only_a_log_lists_is_not_documented() -> None:
     text = "import os\nclass Args:\n    a = int(os.environ.get('ALPHA', '1'))\n"
     text += "if os.environ.get('BETA') == '1':\n    print(Args.a)\n"
@@ -166,3 +270,33 @@ def test_what_only_a_log_lists_is_not_documented() -> None:
     assert claims({}) == []
     assert len(claims({"GAMMA_RATE": "3.5"})) == 1
     assert claims({"GAMMA_ROOT": "/data"}) == []
+
+
+CLAIMED = TRAINS_ON_VAL.replace('os.environ.get("ADAPT") == "1"', 'int(os.environ.get("PRE_ADAPT", "0"))').replace(
+    '"ADAPT_EPOCHS", "0"', '"ADAPT_EPOCHS", "2"'
+)
+
+
+@pytest.mark.parametrize(
+    ("title", "more", "found"),
+    [
+        ("Pre-Adapt: weights that know the split", {}, {Status.HOLD}),
+        ("A net with pre adapt", {}, {Status.HOLD}),
+        ("A net without pre-adapt", {}, set()),
+        ("Adaptable nets of earlier presses", {}, set()),
+        ("A net", {}, set()),
+        ("Pre-Adapt", {"environment": {"SEED": "3"}}, set()),  # a command is documented, and has it off
+        ("Pre-Adapt", {"logs": ["val_bpb 1.2"]}, set()),
+        ("Pre-Adapt", {"environment": {"PRE_ADAPT": "1"}}, {Status.FLAG}),
+    ],
+)
+def test_a_switch_that_only_the_title_turns_on_is_held(title: str, more: dict, found: set[Status]) -> None:
+    entry = Source("train_gpt.py", CLAIMED)
+    arguments = {
+        "environment": {},
+        "arguments": [],
+        "keeps_clock": False,
+        "readme": Source("README.md", f"# {title}\n"),
+    }
+    findings = check_code([entry], entry, **{**arguments, **more})
+    assert {finding.status for finding in findings if finding.check == "trains-on-val"} == found

@@ -664,6 +664,24 @@ EPOCHS = (
     .replace("\n        ", "\n         ")
 )
 
+LAST_EPOCH = """
+def evaluate(net, val):
+    total, count = 0.0, 0
+    for start in range(0, val.numel() - 4097, 4096):
+        document = val[start : start + 4097]
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+        for epoch in range(3):
+            for x, y in batches(document):
+                losses = F.cross_entropy(net.logits(x).flatten(0, 1), y.flatten(), reduction="none")
+                if epoch == 2:
+                    total += losses.detach().sum()
+                    count += y.numel()
+                optimizer.zero_grad()
+                losses.mean().backward()
+                optimizer.step()
+    return bits(total, count, val.numel() * 2.4)
+"""
+
 EPOCHS_BY_NUMBER = EPOCHS.replace("range(3)", "range(TURNS)")
 
 FINE_TUNED = (
@@ -801,8 +819,18 @@ def test_learning_from_a_chunk_before_scoring_it_is_flagged():
     assert verdicts(TRAIN_FIRST) == {"trains-on-val": FLAG}
 
 
-def test_several_passes_of_legal_training_are_rescoring():
-    assert verdicts(EPOCHS)["two-pass-rescoring"] is FLAG
+def test_several_passes_of_legal_training_train_on_what_the_last_one_scores():
+    assert verdicts(EPOCHS) == {"trains-on-val": FLAG}
+    assert verdicts(LAST_EPOCH) == {"trains-on-val": FLAG}
+    only = LAST_EPOCH.replace("range(3)", "range(1)").replace("epoch == 2", "epoch == 0")
+    assert verdicts(only) == {"score-first-ttt": CLEAN}
+
+
+def test_weights_that_knew_the_tokens_score_nothing_first():
+    tail = TAIL.replace("evaluate(net, val)", "adapt(net, val), evaluate(net, val)")
+    adapt = FINE_TUNED[: FINE_TUNED.index("def quantize")]
+    assert verdicts(SCORE_FIRST + adapt, tail=tail) == {"trains-on-val": FLAG}
+    assert verdicts(SCORE_FIRST + adapt) == {"score-first-ttt": CLEAN}
 
 
 def test_fine_tuning_on_val_before_quantization_is_flagged():
@@ -830,7 +858,7 @@ def test_losses_kept_before_learning_are_no_second_score():
 
 def test_an_epoch_that_is_the_only_one_is_no_rescoring():
     assert verdicts("TURNS = 1\n" + EPOCHS_BY_NUMBER) == {"score-first-ttt": CLEAN}
-    assert verdicts("TURNS = 2\n" + EPOCHS_BY_NUMBER)["two-pass-rescoring"] is FLAG
+    assert verdicts("TURNS = 2\n" + EPOCHS_BY_NUMBER)["trains-on-val"] is FLAG
 
 
 def test_parameters_in_nested_groups_are_those_of_the_model():
@@ -859,7 +887,52 @@ def test_a_switch_that_is_not_known_may_be_on():
 
 def test_a_second_evaluation_after_adapting_is_rescoring():
     tail = TAIL.replace("evaluate(net, val))", "evaluate(net, val), again(net, val))")
-    assert verdicts(SCORE_FIRST + PLAIN.replace("evaluate", "again"), tail=tail)["two-pass-rescoring"] is FLAG
+    assert verdicts(SCORE_FIRST + PLAIN.replace("evaluate", "again"), tail=tail) == {
+        "two-pass-rescoring": FLAG,
+        "trains-on-val": FLAG,
+        "score-first-ttt": CLEAN,  # the first pass was
+    }
+    before = TAIL.replace("evaluate(net, val))", "again(net, val), evaluate(net, val))")
+    assert verdicts(SCORE_FIRST + PLAIN.replace("evaluate", "again"), tail=before) == {"score-first-ttt": CLEAN}
+
+
+SETTINGS = """
+def setting(name, default):
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    return text.strip().lower() in ("1", "true", "on")
+
+def unset(name):
+    return name not in os.environ
+
+class Options:
+    def __init__(self):
+        self.others = [MANY]
+        self.preset = os.environ.get("PRESET", "")
+        self.mixed = setting("MIXED", False)
+
+def options():
+    made = Options()
+    if unset("OTHER_1"):
+        made.others = []
+    if made.preset == "full" and unset("MIXED"):
+        made.mixed = True
+    return made
+""".replace("MANY", ", ".join(f'setting("OTHER_{number}", {number % 2 == 0})' for number in range(30)))
+
+
+@pytest.mark.parametrize(
+    ("environment", "on"),
+    [({}, False), ({"MIXED": "1"}, True), ({"PRESET": "full"}, True), ({"PRESET": "full", "MIXED": "0"}, False)],
+)
+def test_settings_read_by_a_helper_of_many_are_known(environment, on):
+    body = SETTINGS + HASHED_NUMPY.replace("def evaluate", "def mixing") + PLAIN
+    tail = "if options().mixed:\n        evaluate = mixing\n    else:\n        evaluate = plain\n    "
+    tail = TAIL.replace('print("val_bpb", evaluate', tail + 'print("val_bpb", evaluate')
+    entry = Source("train.py", HEAD + body.replace("def evaluate", "def plain") + tail)
+    found = {one.check for one in check_flow(load_program([entry], entry, environment, []))}
+    assert found == ({"target-keyed-cache"} if on else set())
 
 
 # -- data of training and calibration ------------------------------------------------------------------------------
