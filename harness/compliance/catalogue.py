@@ -67,8 +67,8 @@ CHECKS = {
             "calibration-data",
             "Quantization is calibrated on data that it may not see then",
             "Hessians or scales are collected from train shards after the training clock has stopped, or from "
-            "validation "
-            "tokens.",
+            "validation tokens. A loop that ends 3 s early keeps time for it; where logs say when it ended and how "
+            "long the statistics took, these decide.",
             "no training data after the training clock; no validation data before it has been scored",
             ERROR,
         ),
@@ -96,7 +96,8 @@ CHECKS = {
         Check(
             "hidden-code",
             "Code runs that cannot be read here",
-            "A subprocess, compiler, pickle, foreign binary, or text that is executed and could not be unpacked.",
+            "A subprocess, compiler, foreign binary, pickle that the program does not write itself, or text that is "
+            "executed and could not be unpacked.",
             "a submission's code counts and must be readable",
             WARNING,
         ),
@@ -112,9 +113,10 @@ CHECKS = {
         Check(
             "wallclock-cap",
             "The wall-clock cap can be off, or is not consulted",
-            "With its defaults and its documented command the training loop has no limit of 600 s, a larger "
-            "one, or one that "
-            "is never compared with the time.",
+            "With its defaults and its documented command the training loop has no limit of 600 s, a larger one, or "
+            "one that is never compared with the time. In the track without a limit on time this is noted, and "
+            "allowed. A folder that lies in the track of 600 s, but names the other in its submission.json, is a "
+            "question.",
             "train <= 600 s, eval <= 600 s",
             ERROR,
         ),
@@ -132,14 +134,18 @@ CHECKS = {
             "Bytes are counted in another way than the contest does",
             "A token's bytes are its piece's UTF-8 bytes, one more for a leading space unless a boundary token "
             "precedes, one "
-            "for a byte piece. Another count changes every score.",
+            "for a byte piece. Another count changes every score. The score holds only their sum: where logs give the "
+            "tokens of the split, nats per token and bits per byte, the bytes that these come to are compared with "
+            "those of the split's text.",
             "the score is bits per byte of the fixed validation split",
             ERROR,
         ),
         Check(
             "other-data",
             "Tokenizer or data are not the contest's",
-            "Shards, tokenizer or validation documents come from elsewhere, or only a part of the split is scored.",
+            "Shards, tokenizer or validation documents come from elsewhere, or only a part of the split is scored. "
+            "Another tokenizer is not forbidden, and therefore a question; logs that show a score of a part of the "
+            "split's bytes are a violation.",
             "BPB on the fixed FineWeb validation split",
             WARNING,
         ),

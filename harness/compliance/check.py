@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from harness.compliance.code import check_code
+from harness.compliance.code import Clock, check_code
 from harness.compliance.findings import Finding, Report, Source, Status
 from harness.compliance.inputs import Kind, Target, read_targets
 from harness.compliance.record_folder import check_record_folder
@@ -19,6 +19,7 @@ WORKER_MEMORY_BYTES = 4 * 2**30
 LOG_BYTES = 8_000_000  # of all logs of a folder together
 SCORE = re.compile(r"(?<![\w.])([0-3]\.\d{4,12})(?![\d.])")
 UNLIMITED_PLACE = re.compile(r"/track_non_record_")
+LIMITED_PLACE = re.compile(r"/track_10min_")
 UNLIMITED_TRACK = re.compile(r'"(track|submission_type)"\s*:\s*"[^"]*(non[-_ ]?record|unlimited)', re.IGNORECASE)
 
 
@@ -51,14 +52,13 @@ def check_target(target: Target) -> Report:
     as_it_is = Unpacked(target.sources, target.runs, (), frozenset())
     unpacked = _attempt("what its files carry", lambda: unpack_target(target), as_it_is, findings)
     findings += unpacked.findings
-    # In a submission of ours the referee ends each phase, whatever its code looks at.
-    keeps_clock = target.kind is not Kind.SUBMISSION and not is_unlimited(target)
+    clock = clock_of(target)
     logs = _attempt("its logs", lambda: _log_texts(target), [], findings)
     reported = _reported(target)
     readme = _readme(target) if len(unpacked.runs) == 1 else None  # with several, each does a part of what it says
     for run in unpacked.runs:
         step = f"the code from {run.entry.name} on"
-        how = (run.environment, run.arguments, run.unknown, keeps_clock, readme, logs, reported)
+        how = (run.environment, run.arguments, run.unknown, clock, readme, logs, reported)
         check = partial(check_code, unpacked.sources, run.entry, *how)
         findings += [found for found in _attempt(step, check, [], findings) if not _explained(found, unpacked)]
     if target.kind is not Kind.SCRIPT:
@@ -109,15 +109,24 @@ def _explained(finding: Finding, unpacked: Unpacked) -> bool:
     return (place.source.name, place.line) in unpacked.explained
 
 
-def is_unlimited(target: Target) -> bool:
-    """Whether a folder is for the contest's track without a limit on time: by where it lies, or by its own word."""
+def clock_of(target: Target) -> Clock:
+    """Who ends the training of a target. A folder of the contest is for the track without a limit on time by where it
+    lies, or by its own word where the place says nothing."""
+    if target.kind is Kind.SUBMISSION:  # the referee ends each phase
+        return Clock.REFEREE
     if target.kind is not Kind.RECORD:
-        return False
-    return bool(UNLIMITED_PLACE.search(str(target.root.absolute()))) or any(
+        return Clock.OWN
+    place = str(target.root.absolute())
+    if UNLIMITED_PLACE.search(place):
+        return Clock.FREE
+    unlimited = any(
         UNLIMITED_TRACK.search(file.text())
         for file in target.files
         if file.suffix == ".json" and file.name.startswith("submission")
     )
+    if not unlimited:
+        return Clock.OWN
+    return Clock.DISPUTED if LIMITED_PLACE.search(place) else Clock.FREE
 
 
 def name_of(target: Target) -> str:

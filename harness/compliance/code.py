@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
 from functools import partial
 
 from harness.compliance.evidence import LogLines, contradicted, listed_settings, off_by_default, origins_of, switched_on
@@ -18,6 +20,17 @@ from harness.compliance.rules_system import check_hidden_code, check_network
 
 SWITCHES_DEEP = 3
 MACHINE = frozenset({"WORLD_SIZE"})  # of the environment, what no document says
+
+
+class Clock(Enum):
+    """Who ends the training of a program."""
+
+    OWN = "the code itself, within 600 s"
+    REFEREE = "something else, which ends it whatever the code looks at"
+    FREE = "nobody has to: the track has no limit on time"
+    DISPUTED = "nobody has to by its own word, but it stands where there is a limit"
+
+
 # What is run, and the checks that are undecided where it fails.
 RULES: dict[Callable[[Program], Iterable[Finding]], tuple[str, ...]] = {
     check_flow: (
@@ -46,33 +59,53 @@ def check_code(
     environment: Mapping[str, str],
     arguments: Sequence[str],
     unknown: Collection[str] = (),
-    keeps_clock: bool = True,
+    clock: Clock = Clock.OWN,
     readme: Source | None = None,
     logs: Sequence[str] = (),
     reported: Collection[str] = (),
 ) -> list[Finding]:
     """The findings on the code that `entry` starts, with the variables and arguments of the documented run command.
-    unknown: variables that it sets to something that cannot be read from it. keeps_clock: whether the code has to end
-    its training itself after 600 s: not where the referee does, and not in the contest's track without a clock. readme:
-    what says what the code does, if something does. logs: the texts of the run's own logs; what they show of how it was
+    unknown: variables that it sets to something that cannot be read from it. clock: who ends its training. readme: what
+    says what the code does, if something does. logs: the texts of the run's own logs; what they show of how it was
     started beats what is documented. reported: the scores that the submission claims; of logs that disagree, those
     that print one of them count."""
     try:
         program = load_program(sources, entry, environment, arguments, unknown)
         if logs:
             program = _as_logged(program, LogLines(logs, reported), sources, entry, environment, arguments, unknown)
+            program.log_texts = tuple(logs)
     except Unreadable as error:
         return [_unreadable(entry, str(error))]
     findings = [_unreadable(source, error) for source, error in program.unreadable]
     for rule, checks in RULES.items():
-        if keeps_clock or rule is not check_clock:
+        if rule is not check_clock:
             findings += _guarded(rule, checks, program)
+        elif clock is not Clock.REFEREE:
+            findings += (
+                _as_bound(one, clock)
+                for one in _guarded(rule, checks, program)
+                if clock is not Clock.FREE or one.status is Status.FLAG
+            )
     settled = bool(logs or arguments or unknown or environment.keys() - MACHINE)
     if readme is not None and not settled:
         findings += _if_title_holds(program, sources, entry, environment, readme, findings)
     if readme is not None:
         findings += _guarded(partial(check_readme, readme=readme), ("dead-claim",), program)
     return list(dict.fromkeys(findings))
+
+
+def _as_bound(finding: Finding, clock: Clock) -> Finding:
+    """A finding about the clock, as what it means where the clock does not bind for certain."""
+    if clock is Clock.FREE:
+        more = "That is allowed in the track without a limit on time, where this is."
+        return replace(finding, status=Status.CLEAN, message=f"{finding.message} {more}")
+    if clock is Clock.DISPUTED:
+        more = (
+            "By its submission.json it is for the track without a limit on time, but it lies in the one with 600 s: "
+            "see which it is for."
+        )
+        return replace(finding, status=Status.HOLD, message=f"{finding.message} {more}")
+    return finding
 
 
 def _as_logged(program: Program, lines: LogLines, sources, entry, environment, arguments, unknown) -> Program:

@@ -313,17 +313,32 @@ def listed_settings(program: Program, lines: LogLines, origins: Origins) -> tupl
     others: dict[str, str] = {}
     known = set()
     for name, value in listed.items():
-        values = origins.get(name, ())
+        values = [one for one in origins.get(name, ()) if not _forwards(one[0], name)]
         read = [one for one in values if _direct(one[0]) - OF_THE_MACHINE]
         variables = _direct(read[0][0]) - OF_THE_MACHINE if len(read) == 1 else set()
-        if len(variables) != 1 or (len(values) > 1 and value not in ("True", "False")):
+        presets = [one for one in values if one not in read]
+        if len(variables) != 1 or not all(isinstance(one, ast.Constant) for one, _ in presets):
+            continue
+        if presets and value not in ("True", "False"):
             continue
         variable = variables.pop()
         known.add(variable)
-        preset = any(isinstance(one, ast.Constant) for one, _ in values) and variable not in program.environment
+        preset = presets and variable not in program.environment
         if preset or _matters(program.constant(*read[0]), value):  # a preset may have made it something else
             others[variable] = _written(value)
     return others, frozenset(known)
+
+
+def _forwards(value: ast.expr, name: str) -> bool:
+    """Whether a value is what another object has under that name: self.size = bool(getattr(args, "size", False))."""
+    for node in ast.walk(value):
+        if isinstance(node, ast.Attribute) and node.attr == name:
+            return True
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+            named = node.args[1] if len(node.args) > 1 else None
+            if isinstance(named, ast.Constant) and named.value == name:
+                return True
+    return False
 
 
 def _matters(constant: object, value: str) -> bool:

@@ -1180,6 +1180,8 @@ class Engine:
             for ref in base.refs:
                 if ref.kind == "external" and ref.name == "os.environ":
                     return flow_calls.environment(self, [key])
+                if ref.kind == "external" and ref.name == "sys.modules":
+                    return self.own_module(constant, scope)
                 if constant in ref.fields and ref.kind == "container":
                     return ref.fields[constant]
         if isinstance(constant, int) and not isinstance(constant, bool):
@@ -1192,6 +1194,15 @@ class Engine:
         if named is not None:
             return named
         return self.subscript(base, key, node, scope)
+
+    def own_module(self, name, scope) -> Value:
+        """What sys.modules has under the name of the module that asks: itself."""
+        known = self.import_module(scope.module).values
+        if known["__name__"].constant != name:
+            return EMPTY
+        ref = self.allocate("namespace", scope.module.tree, None, name)
+        ref.fields = known
+        return ref.value
 
     def of_files(self, base, key) -> Value | None:
         """What a container holds under names of files of one split, if it is kept that way."""

@@ -9,11 +9,14 @@ run          one training with what follows it; a file can hold several
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import lru_cache
 
+SPLIT_BYTES = 151_080_000  # of the validation split's text, to four digits
 MAX_LINE = 600  # longer lines are source or data
 MAX_LINES = 2_000_000
 MAX_EVALUATIONS = 10_000  # of one run, and of one file the runs
@@ -26,8 +29,11 @@ PREFIX = re.compile(
 )
 KEY = re.compile(
     r"val_bpb|train_time|stopping_early|ubmission|ode size|Serialized model|GPTQ|gptq|seed|SEED|eval_time|world_size"
-    r"|artifact|budget:"
+    r"|artifact|budget:|val_loader|val_tokens"
 )
+TOKENS = re.compile(r"val_loader:.{0,400}?\btokens:(\d{1,12})\b|\s*val_tokens: ?([\d,_]{1,15})$")
+STOPPED = "stopping_early: wallclock_cap"
+AFTER_STOP = 40_000  # characters of a log in which calibration is looked for
 STEP = re.compile(r"(?:step:? ?)?(\d+)/(\d+)\s")
 VAL_LOSS = re.compile(r"\b(?:val_loss|loss)[:=]\s*" + NUMBER)
 VAL_BPB = re.compile(r"\b(?:val_bpb|bpb)[:=]\s*" + NUMBER)
@@ -42,6 +48,11 @@ BUDGET = re.compile(r"budget:(\d+)/(\d+) ")
 TRAILER = re.compile(r"artifact_bytes:\s+(\d+)$")
 GPTQ = re.compile(
     r"(?i)gptq:\s?(?:(collected|calibrated|generated|quantized|quantization complete|done)\b.*?) in ([\d.]+)s"
+)
+# Statistics for quantization were collected in so much time; what takes them is not code, so there are no brackets.
+COLLECTED = re.compile(
+    r"(?i)[^=(){}]{0,60}?\b(?:hessians?|hessian_collection_time|calibrat(?:ed|ion))\b[^=(){}]{0,60}?"
+    r"(?:\b(?:in|took|time:|post_time:)|:) ?([\d.]{1,12}) ?(ms|s)\b"
 )
 SEED = re.compile(r"(?:.{0,300}[\s,])?(?:seed|SEED)[:=] ?(\d{1,10})(?:[\s,].{0,300})?$")
 WORLD = re.compile(r"\s*(?:.{0,100}\s)?world_size: ?(\d+)\b")
@@ -79,7 +90,7 @@ class Run:
 
     train_seconds: of the loop's own clock. gptq_seconds: of collecting, generating and quantizing after it.
     submission_bytes: artifact and code, by the name of the codec; the line without one is the uncompressed model and is
-    not here. code_bytes: by "", "compressed" or "uncompressed".
+    not here. code_bytes: by "", "compressed" or "uncompressed". tokens: of the validation split, each count once.
     """
 
     file: str
@@ -94,6 +105,7 @@ class Run:
     model_bytes: dict[str, int] = field(default_factory=dict)
     code_bytes: dict[str, int] = field(default_factory=dict)
     processes: int | None = None
+    tokens: tuple[int, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
 
     @property
@@ -133,6 +145,15 @@ class Run:
         return None
 
     @property
+    def counted_bytes(self) -> float | None:
+        """The bytes of text that the score is of: the split's tokens, with the bytes for each that nats per token and
+        bits per byte come to."""
+        score = self.score
+        if score is None or not score.loss or score.bpb < 0.05 or len(self.tokens) != 1:
+            return None
+        return self.tokens[0] * score.loss / math.log(2) / score.bpb
+
+    @property
     def counted_code_bytes(self) -> int:
         """The code that the count holds: the compressed size where there are both."""
         for kind, size in self.code_bytes.items():
@@ -159,6 +180,17 @@ def is_log(name: str) -> bool:
 
 def parse_log(name: str, text: str) -> list[Run]:
     """The runs of a log file, `name` its path; empty if the text has no evaluation and no training step."""
+    found, seed = _runs_in(text)
+    if len(found) == 1 and found[0].seed is None:
+        found = [replace(found[0], seed=_seed_of(name))]
+    elif seed is not None:
+        found = [replace(run, seed=seed if run.seed is None else run.seed) for run in found]
+    return [replace(run, file=name) for run in found]
+
+
+@lru_cache(maxsize=16)  # code and folder are checked one after the other
+def _runs_in(text: str) -> tuple[list[Run], int | None]:
+    """The runs of a text, and the last seed that it names."""
     runs: list[_Reader] = []
     reader = _Reader()
     seed = None
@@ -168,18 +200,35 @@ def parse_log(name: str, text: str) -> list[Run]:
         line = line[PREFIX.match(line).end() :].rstrip()  # type: ignore[union-attr]
         if reader.begins_again(line) and len(runs) < MAX_EVALUATIONS:
             runs.append(reader)
-            reader = _Reader(run=Run("", number))
+            reader = _Reader(run=Run("", number, tokens=reader.run.tokens))  # loaded before the first step
         if (match := SEED.fullmatch(line)) and "(" not in line and "os.environ" not in line:
             seed = int(match[1])
             reader.run = replace(reader.run, seed=seed)
         reader.take(line, number)
     runs.append(reader)
-    found = [one.finished() for one in runs if one.evaluations or one.run.steps or one.run.submission_bytes]
-    if len(found) == 1 and found[0].seed is None:
-        found = [replace(found[0], seed=_seed_of(name))]
-    elif seed is not None:
-        found = [replace(run, seed=seed if run.seed is None else run.seed) for run in found]
-    return [replace(run, file=name) for run in found]
+    return [one.finished() for one in runs if one.evaluations or one.run.steps or one.run.submission_bytes], seed
+
+
+@lru_cache(maxsize=16)  # asked for each statistic that is collected
+def calibrated_until(text: str) -> tuple[float, ...]:
+    """For each run of a log that says both, when its training clock stopped and how long it then collected statistics
+    for quantization, together, in seconds."""
+    found = []
+    stopped: float | None = None
+    start = text.find(STOPPED)
+    while start >= 0 and len(found) < MAX_EVALUATIONS:
+        for line in _lines(text[text.rfind("\n", 0, start) + 1 : start + AFTER_STOP]):
+            line = line[PREFIX.match(line).end() :].rstrip()  # type: ignore[union-attr]
+            if len(line) > MAX_LINE:
+                continue
+            if match := STOP.match(line):
+                stopped = int(match[1]) / 1000
+            elif stopped is not None and (match := COLLECTED.match(line)) and match[1].count(".") < 2:
+                found.append(stopped + float(match[1]) * (0.001 if match[2] == "ms" else 1.0))
+                break
+        stopped = None
+        start = text.find(STOPPED, start + 1)
+    return tuple(found)
 
 
 def _seed_of(name: str) -> int | None:
@@ -236,6 +285,9 @@ class _Reader:
             run.submission_bytes["trailer"] = int(match[1])
         elif match := GPTQ.match(line):
             self.run = replace(run, gptq_seconds=self.gptq(match[1].lower(), float(match[2])))
+        elif match := TOKENS.match(line):
+            count = _integer((match[1] or match[2]).replace("_", ""))
+            self.run = replace(run, tokens=tuple(dict.fromkeys((*run.tokens, count))))
         elif match := WORLD.match(line):
             if "(" not in line and "=" not in line:
                 self.run = replace(run, processes=int(match[1][:6]))

@@ -296,8 +296,13 @@ STRING_METHODS = frozenset(
         "items",
         "index",
         "copy",
+        "resolve",
+        "absolute",
+        "expanduser",
+        "as_posix",
     }
 )
+PATH_METHODS = frozenset({"resolve", "absolute", "expanduser", "as_posix"})  # of pathlib.Path, folded to its text
 WRAPPERS = frozenset(
     {  # calls that give back their first argument, as far as calling it goes
         "torch.compile",
@@ -423,6 +428,7 @@ class Program:
         self.environment = {**GPU_ENVIRONMENT, **environment}
         self.unknown = RANK_VARIABLES | set(unknown)  # variables that are set, but not to what
         self.logged: frozenset[str] = frozenset()  # variables of the environment that only logs tell of
+        self.log_texts: tuple[str, ...] = ()  # of runs of this program
         self.arguments = tuple(arguments)
         self.modules: dict[str, Module] = {}
         self.functions: dict[str, Function] = {}
@@ -841,8 +847,13 @@ class Program:
         yield UNKNOWN if UNKNOWN in keys or UNKNOWN in values else dict(zip(keys, values, strict=True))
 
     def _fold_Subscript(self, node: ast.Subscript, scope: Scope) -> Iterator:
-        if self.external(node.value, scope) == "os.environ":
+        of = self.external(node.value, scope)
+        if of == "os.environ":
             yield self._environment(self.constant(node.slice, scope), UNKNOWN)
+            return
+        if of == "sys.modules":
+            own = self._builtin("__name__", scope)
+            yield scope.module if self.constant(node.slice, scope) == own else UNKNOWN
             return
         if isinstance(node.value, ast.Dict | ast.List | ast.Tuple) or self._literal(node.value, scope) is not None:
             yield from self._fold_literal_item(node, scope)
@@ -1014,8 +1025,9 @@ class Program:
     def _passed(self, function: Function, name: str) -> Iterator:
         node, class_ = function.node, function.class_
         own = function.short_name
-        if class_ is not None and name == function.parameters[0] and not self._static(function):
-            yield Instance(class_, _SELF_CALL, class_.scope)
+        if class_ is not None and name == function.parameters[0] and not self._decorated(function, "staticmethod"):
+            of_class = self._decorated(function, "classmethod")
+            yield class_ if of_class else Instance(class_, _SELF_CALL, class_.scope)
             return
         called = class_.node.name if class_ is not None and own == "__init__" else own
         if (
@@ -1067,7 +1079,7 @@ class Program:
             return None
         arguments = function.node.args
         positional = [one.arg for one in (*arguments.posonlyargs, *arguments.args)]
-        bound = function.class_ is not None and not self._static(function)
+        bound = function.class_ is not None and not self._decorated(function, "staticmethod")
         for keyword in call.keywords:
             if keyword.arg == name:
                 return keyword.value, False
@@ -1080,11 +1092,14 @@ class Program:
         default = default_of(function, name)
         return (default, True) if default is not None else None
 
-    def _static(self, function: Function) -> bool:
-        return any(isinstance(one, ast.Name) and one.id == "staticmethod" for one in function.node.decorator_list)
+    def _decorated(self, function: Function, name: str) -> bool:
+        return any(isinstance(one, ast.Name) and one.id == name for one in getattr(function.node, "decorator_list", ()))
 
     def _called_on_class(self, call: ast.Call, function: Function) -> bool:
+        """Whether a call passes what is `self` in the function."""
         if not isinstance(call.func, ast.Attribute) or function.short_name == "__init__":
+            return False
+        if self._decorated(function, "classmethod"):
             return False
         return isinstance(call.func.value, ast.Name) and call.func.value.id == function.class_.node.name
 
@@ -1250,6 +1265,9 @@ class Program:
 
     def _text_method(self, node: ast.Call, scope: Scope) -> Iterator:
         for receiver in self.values(node.func.value, scope):
+            if isinstance(receiver, str) and node.func.attr in PATH_METHODS:
+                yield receiver
+                continue
             if not isinstance(receiver, str | bytes | dict | list | tuple) or node.keywords:
                 continue
             for arguments in self._product(node.args, scope):
@@ -1330,9 +1348,10 @@ class Program:
     def _inlined(self, callee: Function | BoundMethod, node: ast.Call, scope: Scope) -> Iterator:
         function = callee.function if isinstance(callee, BoundMethod) else callee
         frame: dict[str, tuple] = {}
+        of_class = function.class_ is not None and self._decorated(function, "classmethod")
         for position, name in enumerate(function.parameters):
-            if position == 0 and isinstance(callee, BoundMethod):
-                frame[name] = (callee.instance,)
+            if position == 0 and (of_class or isinstance(callee, BoundMethod)):
+                frame[name] = (function.class_ if of_class else callee.instance,)
                 continue
             argument = self.argument(node, function, name)
             if argument is None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from harness.compliance.findings import Finding, Place, Source, Status
 from harness.compliance.inputs import Kind, Target, TargetFile
-from harness.compliance.logs import Evaluation, Run, Stage, is_log, parse_log
+from harness.compliance.logs import SPLIT_BYTES, Evaluation, Run, Stage, is_log, parse_log
 from harness.compliance.parsing import Unreadable, parse
 from harness.evidence.record import SignificanceRecord
 from harness.rules import Rules, Significance, load_rules
@@ -33,6 +33,10 @@ SEEDS = 3
 SLACK_SECONDS = 0.5  # a loop notices the cap after the step in flight
 GROSS_SECONDS = 5.0
 RATIO_TOLERANCE = 0.004  # of nats per bit-per-byte within one run
+BYTES_TOLERANCE = 0.04  # evaluations that stop early leave some out; the contest's first logs have 3 % more
+PART = 0.9  # of the split, below which it is a part
+SPLIT_TOKENS = (62_021_846, 45_511_000, 40_544_000, 151_130_112)  # with 1024, 4096 and 8192 pieces, and of bytes
+SAME_TOKENS = 0.0005  # windows at the ends, and lists of the contest's documents that differ by a few
 
 TEXTS = ("author", "github_id", "name", "date")
 NUMBERS = frozenset(
@@ -388,6 +392,7 @@ class _Checker:
                 yield _finding("record-logs", Status.HOLD, message, run.file, run.line)
         for run in self.complete:
             yield from self.one_measure(run)
+        yield from self.whole_split()
 
     def one_measure(self, run: Run) -> Iterator[Finding]:
         """All evaluations of a run are of the same split, so that nats and bits per byte have one ratio."""
@@ -409,6 +414,38 @@ class _Checker:
                 )
                 yield _finding("byte-count", Status.HOLD, message, run.file, one.line)
                 return
+
+    def whole_split(self) -> Iterator[Finding]:
+        """The tokens of the split, and the bytes that the score counts for each, come to the bytes of its text."""
+        found: dict[str, list[tuple[Run, float]]] = {}
+        for run in self.counted:
+            counted = run.counted_bytes
+            if run.score is None or counted is None:
+                continue
+            share = counted / SPLIT_BYTES
+            if abs(share - 1) > BYTES_TOLERANCE + 10.0**-run.score.digits:
+                same = any(abs(run.tokens[0] / known - 1) < SAME_TOKENS for known in SPLIT_TOKENS)
+                kind = "a part" if share < PART else "its tokens" if same else "others"
+                found.setdefault(kind, []).append((run, counted))
+        for kind, runs in found.items():
+            run, counted = runs[0]
+            more = f" (and {len(runs) - 1} other runs)" if len(runs) > 1 else ""
+            message = (
+                f"{run.file}{more}: {run.tokens[0]:,} tokens with {counted / run.tokens[0]:.3f} bytes each, by "
+                f"{run.score.label}, are {counted / 1e6:,.1f} million bytes of text; the validation split has "  # type: ignore[union-attr]
+                f"{SPLIT_BYTES / 1e6:,.1f}"
+            )
+            line = run.score.line  # type: ignore[union-attr]
+            if kind == "a part":
+                yield _finding("other-data", Status.FLAG, f"{message}: only a part of it is scored", run.file, line)
+            elif kind == "its tokens":
+                what = "bytes are counted otherwise, or with another tokenizer than made the tokens"
+                yield _finding("byte-count", Status.FLAG, f"{message}: {what}", run.file, line)
+            else:
+                what = "these are not the contest's tokens, nor the bytes of its text"
+                yield _finding("other-data", Status.FLAG, f"{message}: {what}", run.file, line)
+                what = "see whether the bytes of each token are right, and the text is another"
+                yield _finding("byte-count", Status.HOLD, f"{message}: {what}", run.file, line)
 
     def scores(self) -> Iterator[Finding]:
         """submission.json against the logs."""

@@ -124,7 +124,8 @@ class Limit:
             for value in program.constants(limit, scope)
             if isinstance(value, int | float) and not isinstance(value, bool) and value > 1
         ]
-        seconds = [value / 1000 if value > MOST_SECONDS else float(value) for value in values]
+        scaled = bool(values) and _in_milliseconds(program, limit, scope)
+        seconds = [value / 1000 if scaled or value > MOST_SECONDS else float(value) for value in values]
         self.seconds = max(seconds, default=0.0)
         self.within = bool(seconds) and self.seconds <= CAP_SECONDS * 1.0001
         self.over = bool(seconds) and not self.within
@@ -134,6 +135,18 @@ class Limit:
         note = "the limit comes from here"
         found = _definitions(program, self.limit, self.scope, note)
         return (*found, program.place(self.node, source, "the time is compared with the limit here"))
+
+
+def _in_milliseconds(program: Program, limit: ast.expr, scope: Scope) -> bool:
+    """Whether a limit is made by multiplying with 1000, and not divided again."""
+    ways = [
+        type(node.op)
+        for node, home in Slice(program, limit, scope).nodes
+        if isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.Mult | ast.Div)
+        and any(program.constant(side, home) == 1000 for side in (node.left, node.right))
+    ]
+    return set(ways) == {ast.Mult}
 
 
 def _limits(program: Program, loop: Loop) -> list[Limit]:

@@ -7,13 +7,15 @@ import itertools
 import math
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from harness.compliance.findings import Finding, Status
-from harness.compliance.program import UNKNOWN, Program, Scope
+from harness.compliance.logs import SPLIT_BYTES, parse_log
+from harness.compliance.program import UNKNOWN, ExternalCall, Program, Scope
 from harness.compliance.slices import Slice
 
 SCORE = re.compile(r"(?<![a-z])(val_?bpb|val_?loss|bpb|bits_per_byte|val_nats)\b[\"']?\s*[:=]\s*$", re.IGNORECASE)
+NOTED = re.compile(r"([a-z])\s*\([^()]{1,60}\)(?=\s*[:=]\s*$)", re.IGNORECASE)  # "val_bpb (stride 64): "
 WRITTEN_SCORE = re.compile(r"(?<![a-z])(val_?bpb|val_?loss)\s*[:=]\s*\d+\.\d+", re.IGNORECASE)
 REFERENCE = re.compile(
     r"baseline|target|previous|reference|record|best|goal|expected|\bvs\b|delta|sota|leaderboard", re.I
@@ -33,7 +35,17 @@ BYTE_TESTS = frozenset({"is_byte", "IsByte"})
 MARKER = "\u2581"
 PRINTED = frozenset({ast.Constant, ast.JoinedStr, ast.BinOp, ast.Call, ast.Dict})  # what may hold a score's name
 
-TOKENIZER = re.compile(r"^fineweb_\d+_bpe(_v\d+)?\.model$")
+# The contest's vocabularies have powers of two; a number behind the name is a version, or a job's own copy.
+TOKENIZER = re.compile(
+    r"^fineweb_(256|512|1024|2048|4096|8192|16384)_bpe(_v?\d+)?\.model$|^fineweb_pure_byte_260\.json$"
+)
+CODE_MARK = re.compile(r"[{}()]|\w$")  # before a word on its line: source that the log begins with, or a longer word
+TOKENIZER_LINE = re.compile(
+    r"tokenizer(?:_path|_file|_model)?[:=] ?([^\s{}()'\"]{1,300}\.(?:model|json|vocab))(?=\s|$)", re.M
+)
+SAMPLES = frozenset({"random.sample", "random.Random().sample", "numpy.random.choice", "random.choices"})
+SIZES = frozenset({"numel", "size", "shape"})
+SAME_BYTES = 0.001  # windows at the ends leave out that much at most
 FEW_TOKENS = 30_000_000  # fewer than the split has with any tokenizer of the contest
 WINDOW_TOKENS = 100_000  # up to this many at a time are a window, a chunk or a batch
 
@@ -107,14 +119,15 @@ def _is_written(program: Program, value: ast.expr, scope: Scope) -> bool:
 def _score_values(node: ast.expr) -> Iterator[ast.expr]:
     """The expressions that a printed text puts behind the name of a score."""
     if isinstance(node, ast.JoinedStr):
-        before = ""
+        before, text = "", ""
         for part in node.values:
             if isinstance(part, ast.FormattedValue):
-                if _names_score(before):
+                if _names_score(before) or (NOTED.search(text) and _names_score(NOTED.sub(r"\1", text))):
                     yield part.value
-                before = ""
+                before, text = "", f"{text}0"
             elif isinstance(part, ast.Constant):
                 before = str(part.value)
+                text += before
     elif isinstance(node, ast.Dict):
         for key, value in zip(node.keys, node.values, strict=True):
             if isinstance(key, ast.Constant) and isinstance(key.value, str) and _names_score(key.value + ":"):
@@ -237,10 +250,20 @@ def check_bytes(program: Program) -> Iterator[Finding]:
             if isinstance(name, str) and re.search(
                 r"(?<![a-z])bytes?(?![a-z]).*\.(bin|npy|npz|pt)$", posixpath.basename(name)
             ):
-                what = f"byte counts are read from {posixpath.basename(name)}"
-                place = program.place(call.node, call.scope.module.source, what)
-                message = f"The denominator of the score comes from a file: {what}. See how that file was made."
-                yield Finding("byte-count", Status.HOLD, message, (place,))
+                base = posixpath.basename(name)
+                place = program.place(call.node, call.scope.module.source, f"byte counts are read from {base}")
+                yield Finding("byte-count", *_counts_of_file(base, program.log_texts), (place,))
+
+
+def _counts_of_file(name: str, logs: Sequence[str]) -> tuple[Status, str]:
+    """What is said about byte counts that come from a file. Only their sum is in the score; logs show what it is."""
+    runs = [run for text in logs for run in parse_log("", text)]
+    sums = [run.counted_bytes for run in runs if run.counted_bytes is not None]
+    what = f"The denominator of the score comes from a file: byte counts are read from {name}."
+    if sums and all(abs(one / SPLIT_BYTES - 1) < SAME_BYTES for one in sums):
+        known = f"{SPLIT_BYTES / 1e6:.1f} million of the validation split's text"
+        return Status.CLEAN, f"{what} By the logs they come to the {known}."
+    return Status.HOLD, f"{what} See how that file was made."
 
 
 def _method(node: ast.AST) -> str:
@@ -255,7 +278,8 @@ def _is_len(program: Program, node: ast.AST, scope: Scope) -> bool:
 
 def _table(program: Program, scope: Scope, nodes: list[ast.AST], piece: ast.Call) -> Iterator[Finding]:
     place = program.place(piece, scope.module.source, "the pieces of the tokenizer are measured here")
-    lengths = [node for node in nodes if _is_len(program, node, scope)]
+    compared = {id(part) for node in nodes if isinstance(node, ast.Compare) for part in (node.left, *node.comparators)}
+    lengths = [node for node in nodes if id(node) not in compared and _is_len(program, node, scope)]
     if not lengths:
         return
 
@@ -343,23 +367,97 @@ def _is_flag(value: ast.expr, marked: list[ast.AST]) -> bool:
 
 def check_data(program: Program) -> Iterator[Finding]:
     """other-data: a tokenizer or dataset that is not the contest's, and scores of a part of the split."""
-    for call in program.external_calls:
-        if not call.name.startswith(("sentencepiece.SentencePieceProcessor", "tokenizers.Tokenizer.from_file")):
-            continue
+    logged = [
+        match[1]
+        for text in program.log_texts
+        for match in TOKENIZER_LINE.finditer(text)
+        if not CODE_MARK.search(text, text.rfind("\n", 0, match.start()) + 1, match.start())
+    ]
+    loads = [
+        call
+        for call in program.external_calls
+        if call.name.startswith(("sentencepiece.SentencePieceProcessor", "tokenizers.Tokenizer.from_file"))
+    ]
+    named: dict[str, ExternalCall | None] = {}
+    for call in () if logged else loads:
         arguments = [*call.node.args, *(one.value for one in call.node.keywords if one.arg in ("model_file", "path"))]
         for argument in arguments[:1]:
             name = program.constant(argument, call.scope)
             if isinstance(name, str) and name.endswith((".model", ".json")):
-                base = posixpath.basename(name)
-                known = TOKENIZER.match(base)
-                if known is None:
-                    what = f"the tokenizer is {base}"
-                    place = program.place(call.node, call.scope.module.source, what)
-                    message = f"This is not one of the contest's tokenizers: {what}. See whether it may be used."
-                    yield Finding("other-data", Status.HOLD, message, (place,))
+                named.setdefault(posixpath.basename(name), call)
+    for name in logged:  # what the run had beats what the code says
+        named.setdefault(posixpath.basename(name), loads[0] if loads else None)
+    for base, call in named.items():
+        if TOKENIZER.match(base):
+            continue
+        what = f"the tokenizer is {base}"
+        node, source = (call.node, call.scope.module.source) if call else (program.entry.tree, program.entry.source)
+        message = f"This is not one of the contest's tokenizers: {what}. See whether it may be used."
+        yield Finding("other-data", Status.HOLD, message, (program.place(node, source, what),))
     for node, statement, scope, _ in program.live_of(ast.Subscript):
         if isinstance(node.slice, ast.Slice) and isinstance(node.ctx, ast.Load):
             yield from _part(program, node, statement, scope)
+    for node, statement, scope, _ in program.live_of(ast.Call):
+        if len(node.args) > 1 and program.external(node.func, scope) == "builtins.min":
+            yield from _capped(program, node, statement, scope)
+    for call in program.external_calls:
+        if call.name in SAMPLES and len(call.node.args) > 1:
+            yield from _sampled(program, call)
+
+
+def _sampled(program: Program, call: ExternalCall) -> Iterator[Finding]:
+    """A share of the validation documents, drawn at random."""
+    for node, scope in Slice(program, call.node.args[1], call.scope).nodes:
+        if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult):
+            continue
+        for share, whole in ((node.left, node.right), (node.right, node.left)):
+            shares = [one for one in program.constants(share, scope) if isinstance(one, float) and 0 < one < 1]
+            if not shares or "builtins.len" not in Slice(program, whole, scope).calls():
+                continue
+            drawn = ((call.node.args[0], call.scope), (share, scope))  # VAL_SHARE says it, too
+            if any(_of_validation(Slice(program, one, home)) for one, home in drawn):
+                what = f"{max(shares):.3g} of the validation documents are drawn"
+                place = program.place(call.node, call.scope.module.source, what)
+                message = f"The score may be of a part of the split: {what}. See whether the reported score is of all."
+                yield Finding("other-data", Status.HOLD, message, (place,))
+                return
+
+
+def _capped(program: Program, node: ast.Call, statement: ast.stmt, scope: Scope) -> Iterator[Finding]:
+    """Scoring that ends at the end of the split, or at so many tokens if that comes first."""
+    for limit in node.args:
+        count = program.constant(limit, scope)  # of several, one is the run's
+        if not isinstance(count, int) or isinstance(count, bool) or not WINDOW_TOKENS < count < FEW_TOKENS:
+            continue
+        others = [Slice(program, other, scope) for other in node.args if other is not limit]
+        sizes = [one for one in others if "builtins.len" in one.calls() or one.attributes() & SIZES]
+        if sizes and any(map(_of_validation, sizes)) and _ends_there(program, node, statement, scope):
+            what = f"at most {count:,} validation tokens are scored"
+            place = program.place(node, scope.module.source, what)
+            message = f"The score may be of a part of the split: {what}. See whether the reported score is of all."
+            yield Finding("other-data", Status.HOLD, message, (place,))
+            return
+
+
+def _of_validation(one: Slice) -> bool:
+    texts = (node.value for node, _ in one.nodes if isinstance(node, ast.Constant))
+    return any("val" in text.lower() for text in texts if isinstance(text, str))
+
+
+def _ends_there(program: Program, node: ast.Call, statement: ast.stmt, scope: Scope) -> bool:
+    """Whether a number is where a loop, a range or a slice ends: itself, or by the name that it is given."""
+    names = {one.id for one in getattr(statement, "targets", ()) if isinstance(one, ast.Name)}
+    ends: list[ast.expr] = []
+    for one, _, _ in program.live(scope):
+        if isinstance(one, ast.Subscript) and isinstance(one.slice, ast.Slice) and one.slice.upper is not None:
+            ends.append(one.slice.upper)
+        elif isinstance(one, ast.Call) and program.external(one.func, scope) == "builtins.range":
+            ends += one.args[:1] if len(one.args) == 1 else one.args[1:2]
+        elif isinstance(one, ast.While):
+            ends.append(one.test)
+    return any(
+        part is node or (isinstance(part, ast.Name) and part.id in names) for end in ends for part in ast.walk(end)
+    )
 
 
 def _part(program: Program, node: ast.Subscript, statement: ast.stmt, scope: Scope) -> Iterator[Finding]:
@@ -377,9 +475,7 @@ def _part(program: Program, node: ast.Subscript, statement: ast.stmt, scope: Sco
     value = statement.value
     if value is not node and not (isinstance(value, ast.Call) and node in ast.walk(value.func)):
         return
-    texts = [one.value for one, _ in Slice(program, node.value, scope).nodes if isinstance(one, ast.Constant)]
-    names = {text for text in texts if isinstance(text, str)}
-    if any("val" in name for name in names):
+    if _of_validation(Slice(program, node.value, scope)):
         what = f"only the first {max(counts):,} validation tokens are kept"
         place = program.place(node, scope.module.source, what)
         message = f"The score may be of a part of the split: {what}. See whether the reported score is of all."

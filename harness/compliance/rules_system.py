@@ -79,6 +79,8 @@ COMPILER_COMMANDS = re.compile(
     r"^(gcc|g\+\+|cc|c\+\+|clang|clang\+\+|nvcc|rustc|go|cargo|make|cmake|ninja|tcc|gfortran)[-\d.]*$"
 )
 UNPICKLERS = frozenset({"pickle.loads", "pickle.load", "dill.loads", "cloudpickle.loads", "joblib.load"})
+PICKLERS = frozenset({"pickle.dumps", "pickle.dump", "dill.dumps", "cloudpickle.dumps", "joblib.dump"})
+FETCHED_BINARIES = frozenset({"kernels.get_kernel"})
 DECODERS = ("base64.", "binascii.", "builtins.bytes.fromhex")
 
 
@@ -91,7 +93,7 @@ def check_network(program: Program) -> Iterator[Finding]:
         if reason is None:
             continue
         place = program.place(call.node, call.scope.module.source, reason)
-        if _certain(program, call):
+        if call.name not in FETCHED_BINARIES and _certain(program, call):  # those may have been fetched before
             yield Finding("network-at-eval", Status.FLAG, f"The network is used: {reason}.", (place,))
         else:
             message = f"The network may be used: {reason}. See whether this happens in a run of the contest."
@@ -101,6 +103,8 @@ def check_network(program: Program) -> Iterator[Finding]:
 def _network(program: Program, call: ExternalCall) -> str | None:
     if call.name.startswith(NETWORK) and not NETWORK_ERRORS.search(call.name):
         return f"{call.name} is called"
+    if call.name in FETCHED_BINARIES:
+        return f"{call.name} downloads what is not there yet"
     if call.name.endswith(".from_pretrained") and not _local_path(program, call):
         return f"{call.name} downloads what is not there yet"
     if call.name in PROCESSES:
@@ -172,6 +176,8 @@ def command_words(program: Program, call: ExternalCall) -> list[str]:
     for part in parts:
         known = [one for one in program.constants(part, call.scope) if one is not None]  # shutil.which
         value = known[0] if len(known) == 1 else UNKNOWN
+        if known and not words and all(isinstance(one, str) and posixpath.basename(one) in HARMLESS for one in known):
+            value = known[0]  # whichever it is
         if value is UNKNOWN:
             value = "python" if program.external(part, call.scope) == "sys.executable" else "?"
         words += [str(word) for word in value] if isinstance(value, list | tuple) else [str(value)]
@@ -192,13 +198,19 @@ def _elements(program: Program, node: ast.expr, scope: Scope) -> list[ast.expr] 
 def check_hidden_code(program: Program) -> Iterator[Finding]:
     """hidden-code: other programs, compilers, binaries and pickles. What `exec` runs is unpacked elsewhere."""
     compiled = False
+    pickles = any(call.name in PICKLERS for call in program.external_calls)
     loaded: list[tuple[ExternalCall, str]] = []
     for call in program.external_calls:
         source = call.scope.module.source
         if call.name in PROCESSES:
             words = command_words(program, call)
             name = posixpath.basename(words[0]) if words else "?"
-            if name in HARMLESS or name in DOWNLOADERS or _runs_known_file(program, words):
+            if (
+                name in HARMLESS
+                or name in DOWNLOADERS
+                or words[1:3] == ["-m", "pip"]
+                or _runs_known_file(program, words)
+            ):
                 continue
             compiled = compiled or COMPILER_COMMANDS.match(name) is not None
             if COMPILER_COMMANDS.match(name):
@@ -218,6 +230,10 @@ def check_hidden_code(program: Program) -> Iterator[Finding]:
             what = f"{call.name} compiles other code at run time"
             message = f"{what}: read its source, which this program cannot check."
             yield Finding("hidden-code", Status.HOLD, message, (program.place(call.node, source, what),))
+        elif call.name in FETCHED_BINARIES:
+            what = f"{call.name} runs a binary that it fetches"
+            message = f"Code may run that cannot be read: {what}."
+            yield Finding("hidden-code", Status.HOLD, message, (program.place(call.node, source, what),))
         elif call.name in LIBRARIES:
             path = program.constant(call.node.args[0], call.scope) if call.node.args else UNKNOWN
             if path is None or (isinstance(path, str) and SYSTEM_LIBRARIES.match(posixpath.basename(path))):
@@ -230,8 +246,12 @@ def check_hidden_code(program: Program) -> Iterator[Finding]:
             literal = any(isinstance(node, ast.Constant) and len(_text(node.value)) > 200 for node, _ in one.nodes)
             if literal and any(name.startswith(DECODERS) for name in one.calls()):
                 what = "a pickle that is written in the code is loaded"
-                message = f"Code runs that cannot be read: {what}."
-                yield Finding("hidden-code", Status.HOLD, message, (program.place(call.node, source, what),))
+            elif not pickles:
+                what = "a pickle is loaded that this program does not write"
+            else:
+                continue
+            message = f"Code may run that cannot be read: {what}."
+            yield Finding("hidden-code", Status.HOLD, message, (program.place(call.node, source, what),))
     for call, path in loaded:
         what = f"the binary {path or 'that is loaded here'} is run"
         place = (program.place(call.node, call.scope.module.source, what),)

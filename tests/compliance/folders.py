@@ -30,18 +30,20 @@ def log(
     gptq_seconds: float = 0.0,
     gpus: int = 8,
     final: bool = True,
+    tokens: tuple[int, ...] = (62_021_632,),
+    ratio: float = RATIO,
 ) -> str:
     """A log with its source before it, as one of three kinds of script writes it. bpb: the final score."""
-    loss, pre = bpb * RATIO, bpb + 0.02
+    loss, pre = bpb * ratio, bpb + 0.02
     between = "" if style == EARLY else " "
     step = "step:" if style == EARLY else ""
     lines = [
-        f"{step}0/20000 val_loss:{between}{4.1 * RATIO:.4f} val_bpb:{between}4.1000",
+        f"{step}0/20000 val_loss:{between}{4.1 * ratio:.4f} val_bpb:{between}4.1000",
         f"{step}1000/20000 train_loss:{between}2.2 train_time:{between}80000ms",
-        f"{step}{steps}/20000 val_loss:{between}{pre * RATIO:.4f} val_bpb:{between}{pre:.4f} train_time:{train_ms}ms",
+        f"{step}{steps}/20000 val_loss:{between}{pre * ratio:.4f} val_bpb:{between}{pre:.4f} train_time:{train_ms}ms",
         f"stopping_early: wallclock_cap train_time:{between}{train_ms}ms step:{between}{steps}/20000",
         "peak memory allocated: 10184 MiB reserved: 10200 MiB",
-        f"pre-quantization post-ema val_loss:{(bpb + 0.01) * RATIO:.8f} val_bpb:{bpb + 0.01:.8f} eval_time:6000ms",
+        f"pre-quantization post-ema val_loss:{(bpb + 0.01) * ratio:.8f} val_bpb:{bpb + 0.01:.8f} eval_time:6000ms",
         "Serialized model: 106000000 bytes",
         f"Code size: {code} bytes",
         f"Total submission size: {106_000_000 + code} bytes",
@@ -55,7 +57,7 @@ def log(
     if final:
         exact = f"val_loss:{loss:.8f} val_bpb:{bpb:.8f}"
         rounded = f"val_loss:{loss:.4f} val_bpb:{bpb:.4f}"
-        worse = f"val_loss:{(bpb + 0.02) * RATIO:.8f} val_bpb:{bpb + 0.02:.8f}"
+        worse = f"val_loss:{(bpb + 0.02) * ratio:.8f} val_bpb:{bpb + 0.02:.8f}"
         lines += {
             EARLY: [
                 f"final_int6_roundtrip_exact {worse}",
@@ -69,6 +71,8 @@ def log(
     if style == STAMPED:
         lines = [f"1776143355.743 {line}" for line in lines]
     head = [SOURCE, "=" * 100, f"seed:{seed}", f"world_size:{gpus} grad_accum_steps:1"]
+    of_tokens = "val_loader:shards pattern=./data/fineweb_val_*.bin tokens:{}" if style == EARLY else "val_tokens: {}"
+    head += [of_tokens.format(count) for count in tokens]
     return "\n".join([*head, *lines]) + "\n"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.compliance import check
+from harness.compliance.code import Clock
 from harness.compliance.findings import Finding, Place, Source, Status
 from harness.compliance.unpack import Unpacked
 from harness.errors import InputError
@@ -166,6 +167,7 @@ def test_a_target_that_takes_too_long_is_held(write, steps, monkeypatch) -> None
         ("track_non_record_16mb/mine", "record", Status.CLEAN),
         ("mine", "non-record-16mb", Status.CLEAN),
         ("mine", "10min", Status.FLAG),
+        ("track_10min_16mb/mine", "non-record-16mb", Status.HOLD),
     ],
 )
 def test_a_folder_without_a_limit_on_time_needs_no_cap(write, steps, folder: str, track: str, status: Status) -> None:
@@ -183,8 +185,9 @@ def test_the_clock_of_a_submission_is_the_referee_s(write, steps) -> None:
     assert report.status_of("wallclock-cap") is Status.CLEAN
 
 
-def says_whether_the_clock_is_its_own(sources, entry, environment, arguments, unknown, keeps_clock, *_):
-    return [Finding("wallclock-cap", Status.FLAG if keeps_clock else Status.CLEAN, "asked")]
+def says_whether_the_clock_is_its_own(sources, entry, environment, arguments, unknown, clock, *_):
+    status = {Clock.OWN: Status.FLAG, Clock.DISPUTED: Status.HOLD}.get(clock, Status.CLEAN)
+    return [Finding("wallclock-cap", status, "asked")]
 
 
 def test_a_target_named_twice_is_checked_once(write, steps) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from harness.compliance import code
 from harness.compliance.catalogue import CHECKS
-from harness.compliance.code import check_code
+from harness.compliance.code import Clock, check_code
 from harness.compliance.findings import Source, Status, worst
 
 ROOT = Path(__file__).parents[2]
@@ -34,8 +34,26 @@ def test_every_rule_has_its_say_and_names_a_check():
     assert {finding.check for finding in check(CHEAT)} <= set(CHECKS)
 
 
-def test_whoever_keeps_the_clock_for_the_code():
-    assert not [finding for finding in check(CHEAT, keeps_clock=False) if finding.check == "wallclock-cap"]
+@pytest.mark.parametrize(
+    ("clock", "expected"),
+    [
+        (Clock.OWN, [Status.FLAG]),
+        (Clock.DISPUTED, [Status.HOLD]),
+        (Clock.FREE, [Status.CLEAN]),  # said all the same: it is a fact about the run
+        (Clock.REFEREE, []),
+    ],
+)
+def test_whoever_keeps_the_clock_for_the_code(clock, expected):
+    assert [finding.status for finding in check(CHEAT, clock=clock) if finding.check == "wallclock-cap"] == expected
+
+
+def test_an_unknown_limit_is_no_question_where_none_is_asked_for():
+    text = CHEAT.replace("range(9)", "iter(int, 1)").replace(
+        "    torch.zeros", "    if time.time() > float(input()): break\n        torch.zeros", 1
+    )
+    held = [finding.status for finding in check(text) if finding.check == "wallclock-cap"]
+    assert held == [Status.HOLD]
+    assert not [finding for finding in check(text, clock=Clock.FREE) if finding.check == "wallclock-cap"]
 
 
 def test_every_finding_has_a_place_in_the_text():
@@ -96,5 +114,5 @@ def test_our_own_submission_is_clean():
     sources = [Source(path.name, path.read_text()) for path in sorted((ROOT / "submission").glob("*.py"))]
     for name in ("train.py", "quantize.py", "serve.py"):
         entry = next(source for source in sources if source.path == name)
-        findings = check_code(sources, entry, {}, ("--config", "record"), keeps_clock=False)
+        findings = check_code(sources, entry, {}, ("--config", "record"), clock=Clock.REFEREE)
         assert worst(finding.status for finding in findings) is Status.CLEAN, findings

@@ -6,7 +6,7 @@ from textwrap import dedent
 
 import pytest
 
-from harness.compliance.code import check_code
+from harness.compliance.code import Clock, check_code
 from harness.compliance.evidence import GAP, LogLines, contradicted, listed_settings, origins_of
 from harness.compliance.findings import Source, Status
 from harness.compliance.program import load_program
@@ -150,7 +150,7 @@ main()
 )
 def test_what_a_log_shows_decides_what_is_judged(logs: list[str], found: bool) -> None:
     entry = Source("train_gpt.py", TRAINS_ON_VAL)
-    checks = {finding.check for finding in check_code([entry], entry, {}, [], keeps_clock=False, logs=logs)}
+    checks = {finding.check for finding in check_code([entry], entry, {}, [], clock=Clock.REFEREE, logs=logs)}
     assert ("trains-on-val" in checks) is found
 
 
@@ -216,7 +216,7 @@ LEGAL_LINE, PLAIN_LINE, FIRST_LINE = (
 )
 def test_switches_that_a_shown_line_needs_were_on(logs: list[str], expected: set[str]) -> None:
     entry = Source("train_gpt.py", LEGAL_OR_NOT)
-    checks = {finding.check for finding in check_code([entry], entry, {}, [], keeps_clock=False, logs=logs)}
+    checks = {finding.check for finding in check_code([entry], entry, {}, [], clock=Clock.REFEREE, logs=logs)}
     assert checks & {"score-first-ttt", "trains-on-val", "unreadable"} == expected
 
 
@@ -227,7 +227,7 @@ def test_switches_that_a_shown_line_needs_were_on(logs: list[str], expected: set
 def test_of_logs_that_disagree_those_with_the_reported_score_count(reported: list[str], found: set[str]) -> None:
     logs = ["adapt: True\nval_bpb:0.91231\n", "adapt: False\nval_bpb:1.20004\n", f"adapt: True\n{FIRST_LINE}"]
     entry = Source("train_gpt.py", LEGAL_OR_NOT)
-    checks = check_code([entry], entry, {}, [], keeps_clock=False, logs=logs, reported=reported)
+    checks = check_code([entry], entry, {}, [], clock=Clock.REFEREE, logs=logs, reported=reported)
     assert {finding.check for finding in checks} & {"score-first-ttt", "trains-on-val"} == found
 
 
@@ -264,12 +264,36 @@ def test_what_only_a_log_lists_is_not_documented() -> None:
     entry = Source("train_gpt.py", text)
 
     def claims(environment: dict[str, str]) -> list[str]:
-        found = check_code([entry], entry, environment, [], keeps_clock=False, logs=["a: 3\n"])
+        found = check_code([entry], entry, environment, [], clock=Clock.REFEREE, logs=["a: 3\n"])
         return [finding.message for finding in found if finding.check == "dead-claim"]
 
     assert claims({}) == []
     assert len(claims({"GAMMA_RATE": "3.5"})) == 1
     assert claims({"GAMMA_ROOT": "/data"}) == []
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ("bool(getattr(h, 'cased', False))", {"CASED": "1"}),
+        ("h.cased", {"CASED": "1"}),
+        ("h.other", {}),  # two things of one name: which one is listed is not known
+        ("bool(getattr(h, 'other', False))", {}),
+    ],
+)
+def test_what_is_handed_on_under_its_name_is_the_same_setting(stored: str, expected: dict[str, str]) -> None:
+    text = f"""
+    import os
+    class Args:
+        cased = bool(int(os.environ.get("CASED", "0")))
+        other = 3
+    class Data:
+        def __init__(self, h):
+            self.cased = {stored}
+    print(Data(Args()).cased)
+    """
+    one = program(text)
+    assert listed_settings(one, LogLines(["  cased: True\n"]), origins_of(one))[0] == expected
 
 
 CLAIMED = TRAINS_ON_VAL.replace('os.environ.get("ADAPT") == "1"', 'int(os.environ.get("PRE_ADAPT", "0"))').replace(
@@ -295,7 +319,7 @@ def test_a_switch_that_only_the_title_turns_on_is_held(title: str, more: dict, f
     arguments = {
         "environment": {},
         "arguments": [],
-        "keeps_clock": False,
+        "clock": Clock.REFEREE,
         "readme": Source("README.md", f"# {title}\n"),
     }
     findings = check_code([entry], entry, **{**arguments, **more})

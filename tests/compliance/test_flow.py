@@ -72,10 +72,12 @@ if __name__ == "__main__":
 """
 
 
-def findings_of(body: str, tail: str = TAIL, modules: dict[str, str] | None = None, environment=None):
+def findings_of(body: str, tail: str = TAIL, modules: dict[str, str] | None = None, environment=None, logs=()):
     entry = Source("train.py", HEAD + textwrap.dedent(body) + tail)
     others = [Source(name, textwrap.dedent(text)) for name, text in (modules or {}).items()]
-    return check_flow(load_program([entry, *others], entry, environment or {}, []))
+    program = load_program([entry, *others], entry, environment or {}, [])
+    program.log_texts = tuple(logs)
+    return check_flow(program)
 
 
 def verdicts(body: str, **arguments) -> dict[str, Status]:
@@ -976,11 +978,11 @@ def sample(net, length=2048):
 )
 
 
-def calibrated_on(source: str, limit: str = "600.0") -> dict[str, Status]:
+def calibrated_on(source: str, limit: str = "600.0", logs=()) -> dict[str, Status]:
     tail = TAIL.replace('"))\n    val', f'"), {limit})\n    val').replace(
         '    print("val_bpb"', f'    statistics = hessians(net, {source})\n    print("val_bpb"'
     )
-    return verdicts(CALIBRATION, tail=tail)
+    return verdicts(CALIBRATION, tail=tail, logs=logs)
 
 
 def test_calibration_on_validation_tokens_is_flagged():
@@ -991,6 +993,43 @@ def test_calibration_on_train_shards_needs_time_kept_for_it():
     assert calibrated_on('stream("data/fineweb_train_*.bin")') == {"calibration-data": FLAG}
     assert calibrated_on('stream("data/fineweb_train_*.bin")', "600.0 - 14.0") == {}
     assert calibrated_on('stream("data/fineweb_train_*.bin")', "float(input())") == {"calibration-data": Status.HOLD}
+
+
+@pytest.mark.parametrize(
+    ("limit", "stopped", "collected", "expected"),
+    [
+        ("599.5", 599_520, 3.5, FLAG),
+        ("599.5", 599_520, 0.2, None),
+        ("599.5", 599_520, None, Status.HOLD),  # the log does not say how long it took
+        ("598.0", 590_000, 3.5, None),  # what the run did beats what the code would allow it
+        ("float(input())", 599_900, 12.0, FLAG),
+        ("float(input())", 580_000, 12.0, None),
+        ("590.0", 590_020, 12.0, None),  # kept, and misjudged a little
+        ("590.0", 590_020, 200.0, FLAG),
+    ],
+)
+def test_logs_decide_whether_a_calibration_fits(limit, stopped, collected, expected):
+    lines = [f"stopping_early: wallclock_cap train_time: {stopped}ms step: 7000/20000"]
+    lines += [f"gptq:calibrated 68 layers in {collected}s"] if collected else ["gptq:collecting hessians"]
+    found = calibrated_on('stream("data/fineweb_train_*.bin")', limit, ["\n".join(lines)])
+    assert found == ({"calibration-data": expected} if expected else {})
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("sys.modules[__name__]", {"calibration-data": FLAG}),
+        ('sys.modules["__main__"]', {"calibration-data": FLAG}),
+        ('sys.modules["json"]', {}),
+    ],
+)
+def test_a_program_may_find_its_functions_through_its_own_module(module, expected):
+    body = CALIBRATION + f"\nimport sys\nown = {module}\n"
+    collect = '    statistics = own.hessians(net, stream("data/fineweb_train_*.bin"))\n    print("val_bpb"'
+    assert (
+        verdicts(body, tail=TAIL.replace('    print("val_bpb"', collect).replace('"))\n    val', '"), 600.0)\n    val'))
+        == expected
+    )
 
 
 @pytest.mark.parametrize("source", ["sample(net)", "torch.randint(0, 1024, (65536,))"])

@@ -7,7 +7,7 @@ import time
 import pytest
 from folders import EARLY, SOURCE, SPACED, STAMPED, log
 
-from harness.compliance.logs import Run, Stage, is_log, parse_log
+from harness.compliance.logs import Run, Stage, calibrated_until, is_log, parse_log
 
 
 def one(text: str, name: str = "train.log") -> Run:
@@ -195,3 +195,39 @@ def test_hostile_logs_end_soon(text: str) -> None:
     for run in parse_log("train.log", text):
         assert run.artifact_bytes is None or run.artifact_bytes < 10**19
     assert time.process_time() - begin < 10
+
+
+@pytest.mark.parametrize("style", [EARLY, SPACED, STAMPED])
+def test_the_bytes_that_a_score_is_of(style: str) -> None:
+    assert one(log(1.1, style=style)).counted_bytes == pytest.approx(151_077_000, rel=1e-4)
+    assert one(log(1.1, style=style, tokens=(31_010_816,))).counted_bytes == pytest.approx(75_538_500, rel=1e-4)
+    assert one(log(1.1, style=style, tokens=())).counted_bytes is None
+    assert one(log(1.1, style=style, tokens=(1_000, 2_000))).counted_bytes is None
+    first, second = parse_log("a.log", log(1.1, style=style) + log(1.2, seed=2, style=style).partition("=" * 100)[2])
+    assert first.counted_bytes == pytest.approx(second.counted_bytes, rel=1e-4)
+
+
+STOPPED = "stopping_early: wallclock_cap train_time: 599538ms step: 4700/20000\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "seconds"),
+    [
+        ("GPTQ:collected 67 Hessians in 3.6s", 603.138),
+        ("1776143355.743 GPTQ:collected 67 Hessians + 12 act_stats in 3.6s", 603.138),
+        ("gptq:calibrated 68 layers in 3.6s", 603.138),
+        ("Hessians collected in 3.6 s", 603.138),
+        ("gptq:collected hessians for 68 layers in 3600ms", 603.138),
+        ("gptq:hessian_collection_time:3600ms", 603.138),
+        ("gptq:calibration done in 3600ms", 603.138),
+        ("gptq:generated 64 sequences in 120.0s", None),  # of its own
+        ("GPTQ:quantized in 12.0s", None),  # reads no data
+        ('log(f"GPTQ:collected {len(hessians)} Hessians in {seconds:.1f}s")', None),
+        ("GPTQ:collecting Hessians from calibration data...", None),
+    ],
+)
+def test_when_calibration_had_ended(line: str, seconds: float | None) -> None:
+    expected = () if seconds is None else (pytest.approx(seconds),)
+    assert calibrated_until(STOPPED + line) == expected
+    assert calibrated_until(line) == ()  # when training ended is not said
+    assert calibrated_until(f"{STOPPED}{line}\n" * 2) == expected * 2

@@ -50,6 +50,9 @@ def reached(one):
         ("import os\nx = int(os.environ.get('RANK', '0')) == 0", UNKNOWN),
         ("import os.path as p\nx = f\"{p.join('a', 'b')}_{3:02d}\"", "a/b_03"),
         ("from pathlib import Path\nx = Path('a') / 'b'", "a/b"),
+        ("from pathlib import Path\nx = str(Path(__file__).resolve().parent / 'a')", "a"),
+        ("class P:\n    def resolve(self):\n        return 3\nx = P().resolve()", 3),
+        ("x = input().resolve()", UNKNOWN),
         ("x = 'A'.lower() in ('a', 'b')", True),
         ("x = {'a': 1, 'b': 2}['b']", 2),
         ("x = [1, 2]\nx.append(3)", UNKNOWN),
@@ -127,6 +130,33 @@ def test_values_of_objects_go_through_calls_and_wrappers():
     calls = [node for node, _, _ in one.live(run.scope) if isinstance(node, ast.Call)]
     assert [one.resolve(call, run.scope).name for call in calls] == ["model.GPT.forward", "model.GPT.loss"]
     assert isinstance(one.values(calls[0].func, run.scope)[0], Instance)
+
+
+def test_class_methods_are_given_their_class():
+    text = """
+    import os, sys
+    from dataclasses import dataclass, field
+    @dataclass
+    class Clock:
+        seconds: float = float(os.environ.get("SECONDS", 600.0))
+    @dataclass
+    class Config:
+        clock: Clock = field(default_factory=Clock)
+        @classmethod
+        def read(cls, steps, more=2):
+            config = cls()
+            config.steps = steps * more
+            return config
+    config = Config.read(7)
+    a, b = config.clock.seconds, config.steps
+    c = sys.modules[__name__].Config.read(7).clock.seconds
+    d = sys.modules["json"].Config.read(7).clock.seconds
+    """
+    assert [value(text, name) for name in "abcd"] == [600.0, 14, 600.0, UNKNOWN]
+    one = program(text)
+    read = one.functions["train_gpt.Config.read"]
+    seconds = ast.parse("config.clock.seconds", mode="eval").body  # as code inside the method sees it
+    assert one.constant(seconds, read.scope) == 600.0
 
 
 def test_external_names_survive_renaming():

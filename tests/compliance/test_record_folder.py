@@ -130,6 +130,12 @@ WRONG: dict[str, tuple[dict, tuple[str, Status], str]] = {
     "quantization after the cap": ({"gptq_seconds": 46.0}, ("record-time", HOLD), "46.0 s of calibration"),
     "a long evaluation": ({"eval_ms": 600_100}, ("record-time", FLAG), "evaluation took 600.1 s"),
     "another machine": ({"gpus": 2, "train_ms": 2_400_000}, ("record-time", HOLD), "2,400 s on 2 processes, not 8"),
+    "a part of the split": ({"tokens": (9_662_464,)}, ("other-data", FLAG), "a part of it is scored"),
+    "too many bytes for the contest's tokens": (
+        {"tokens": (62_021_632,), "ratio": 2.0},
+        ("byte-count", FLAG),
+        "179.0 million bytes of text",
+    ),
     "logs that are cut off": ({"final": False}, ("record-logs", HOLD), "cut off after step 7,000"),
 }
 
@@ -143,6 +149,12 @@ def test_what_is_wrong_is_found(tmp_path: Path, changes: dict, expected: tuple[s
     assert max((finding.status for finding in found), key=order.index) is expected[1], found
 
 
+def test_more_tokens_than_the_split_has(tmp_path: Path) -> None:
+    found = [one for one in findings(folder(tmp_path, SCORES, tokens=(75_000_000,))) if "182.7 million" in one.message]
+    assert {(one.check, one.status) for one in found} == {("other-data", FLAG), ("byte-count", HOLD)}
+    assert all("and 2 other runs" in one.message for one in found)
+
+
 FINE: dict[str, dict] = {
     "exactly the cap": {"size": 16_000_000, "claims": {"bytes_total": 16_000_000, "seed_results": None}},
     "a step over the clock": {"train_ms": 600_090},
@@ -151,6 +163,9 @@ FINE: dict[str, dict] = {
         "train_ms": 14_400_000,
         "claims": {"track": "non-record-unlimited-compute-16mb"},
     },
+    "a last batch that is left out": {"tokens": (61_500_000,)},
+    "two counts of tokens": {"tokens": (62_021_632, 1_048_576)},  # which one is scored is not said
+    "no count of tokens": {"tokens": ()},
     "a rounded mean": {"claims": {"val_bpb": 1.1147}},
     "a mean that is cut": {"claims": {"val_bpb": 1.11473}},
     "a deviation of the population": {"claims": {"val_bpb_std": 0.00029}},

@@ -4,6 +4,7 @@ import ast
 from textwrap import dedent, indent
 
 import pytest
+from folders import log
 
 from harness.compliance.findings import Source, Status, worst
 from harness.compliance.program import load_program
@@ -15,11 +16,12 @@ from harness.compliance.rules_system import check_hidden_code, check_network
 FLAG, HOLD, CLEAN = Status.FLAG, Status.HOLD, Status.CLEAN
 
 
-def found(rule, text, environment=None, **others):
+def found(rule, text, environment=None, logs=(), **others):
     """The findings of one rule on an entry point and its sibling modules."""
     entry = Source("train_gpt.py", dedent(text))
     sources = [entry, *(Source(f"{name}.py", dedent(one)) for name, one in others.items())]
     program = load_program(sources, entry, environment or {}, ())
+    program.log_texts = tuple(logs)
     return list(rule(program))
 
 
@@ -52,6 +54,9 @@ def trains(text):
         ("from huggingface_hub import snapshot_download as get\nget('a/b')", FLAG),
         ("import requests as r\ns = r.Session()\ns.get('http://a')", FLAG),
         ("import subprocess\nsubprocess.run(['pip', 'install', 'brotli'])", FLAG),
+        ("import kernels\nattend = kernels.get_kernel('a/attention').attend\nattend(3)", HOLD),
+        ("import kernels\nkernels.get_local_kernel('a')", CLEAN),
+        ("try:\n    import fast\nexcept ImportError:\n    import kernels\n    kernels.get_kernel('a/b')", HOLD),
         ("import os\nos.system('curl -O http://a')", FLAG),
         ("import sys, subprocess as sp\nsp.check_call([sys.executable, '-m', 'pip', 'install', 'x'])", FLAG),
         ("import subprocess\nsubprocess.run('git clone http://a', shell=True)", FLAG),
@@ -97,7 +102,23 @@ def test_preparing_data_may_download():
         ("import subprocess\nsubprocess.run(['nvidia-smi'], check=False)", CLEAN),
         ("import subprocess, sys\nsubprocess.run([sys.executable, 'worker.py'])", CLEAN),
         ("import shutil, subprocess\nexe = shutil.which('pyminify')\nif exe:\n    subprocess.run([exe, '-'])", CLEAN),
-        ("import pickle, zlib\npickle.loads(zlib.decompress(open('model', 'rb').read()))", CLEAN),
+        ("import pickle, zlib\npickle.loads(zlib.decompress(open('table', 'rb').read()))", HOLD),
+        ("import joblib as j\nstate = j.load('table')", HOLD),
+        ("import pickle\npickle.dump({}, open('a', 'wb'))\nstate = pickle.load(open('a', 'rb'))", CLEAN),
+        ("import pickle\ndef save(x):\n    return pickle.dumps(x)\nstate = pickle.loads(save({}))", CLEAN),
+        ("import subprocess\nsubprocess.run(['rocm-smi' if input() else 'nvidia-smi'])", CLEAN),
+        ("import subprocess\nsubprocess.run(['rocm-smi' if input() else './helper'])", HOLD),
+        (
+            "import subprocess, sys\nsubprocess.run([sys.executable, '-m', 'pip', 'install', 'brotli'])",
+            CLEAN,
+        ),  # network
+        ("import subprocess, sys\nsubprocess.run([sys.executable, '-m', 'helper'])", HOLD),
+        (
+            "import subprocess, sys\nfrom pathlib import Path\nhere = Path(__file__).resolve().parent\n"
+            "subprocess.run([sys.executable, str(here / 'worker.py')])",
+            CLEAN,
+        ),
+        ("from kernels import get_kernel as get\nattend = get('a/attention').attend", HOLD),
         ("import ctypes\ndef never():\n    ctypes.CDLL('./fast.so')", CLEAN),
     ],
 )
@@ -182,6 +203,7 @@ main()
         ("600.0", {}, CLEAN),
         ("'6e2'", {}, CLEAN),
         ("3600", {}, FLAG),
+        ("2", {}, CLEAN),  # milliseconds, though few
         ("0", {}, FLAG),
         ("0", {"MAX_WALLCLOCK_SECONDS": "600"}, CLEAN),
         ("600", {"MAX_WALLCLOCK_SECONDS": "0"}, FLAG),
@@ -268,6 +290,10 @@ SHOW = "report(f'final val_loss:{val_loss:.8f} val_bpb:{val_bpb:.8f}')"
         ("1.0809", SHOW, FLAG),
         (HONEST + " * 0.97", SHOW, FLAG),
         ("max(loss / math.log(2.0) * (count / size).item(), 1e-9)", SHOW, CLEAN),
+        (HONEST, "print(f'val_bpb (stride {3}): {val_bpb:.4f}')", CLEAN),
+        (HONEST, "print(f'val_bpb (stride={3}): {val_bpb / 3.5:.4f} in {2.5} s')", FLAG),
+        (HONEST, "print(f'{val_loss} BPB (EMA, stride={3}): ' f'{1.08:.4f}')", FLAG),
+        (HONEST, "print(f'val_bpb (was {val_bpb}): gone after {3.5} s')", CLEAN),
         (HONEST, "def never():\n    print('val_bpb:1.1147')", CLEAN),
     ],
 )
@@ -318,6 +344,7 @@ BYTE = CONTEST.partition("piece = ")[0]
             "sizes[i] = len(p.lstrip('\u2581').encode('utf-8'))",
             CLEAN,
         ),
+        (CONTEST.replace("sizes[i] = len", "assert len(piece) < 99 and not 7 == len(piece)\nsizes[i] = len"), CLEAN),
         ("print(sp.id_to_piece(i))", CLEAN),
     ],
 )
@@ -331,7 +358,29 @@ def test_byte_counts_from_a_file():
     assert status(check_bytes, text.replace("val_bytes_", "val_")) is CLEAN
 
 
+@pytest.mark.parametrize(("tokens", "expected"), [(62_021_632, CLEAN), (61_000_000, HOLD), (75_000_000, HOLD)])
+def test_logs_show_whether_byte_counts_from_a_file_come_to_those_of_the_text(tokens, expected):
+    text = "import numpy as np\nsizes = np.load('data/token_bytes.npy')"
+    (finding,) = found(check_bytes, text, logs=[log(1.1, tokens=(tokens,))])
+    assert finding.status is expected
+    (finding,) = found(check_bytes, text, logs=[log(1.1), log(1.2, tokens=(tokens,))])
+    assert finding.status is expected
+    (finding,) = found(check_bytes, text, logs=["val_bpb: 1.1"])
+    assert finding.status is HOLD
+
+
 # -- other-data --------------------------------------------------------------------------------------------------------
+
+CAPPED = """
+import numpy as np
+import random, os
+def evaluate(tokens, at):
+    n = len(tokens)
+    share = float(os.environ.get("SHARE", "1"))
+    most = min(n, {most})
+    {use}
+evaluate(np.fromfile("fineweb_{name}_000000.bin"), int(input()))
+"""
 
 
 @pytest.mark.parametrize(
@@ -339,6 +388,8 @@ def test_byte_counts_from_a_file():
     [
         ("import sentencepiece as s\ns.SentencePieceProcessor(model_file='./data/fineweb_1024_bpe.model')", CLEAN),
         ("import sentencepiece as s\ns.SentencePieceProcessor(model_file='./mine.model')", HOLD),
+        ("import sentencepiece as s\ns.SentencePieceProcessor(model_file='./fineweb_1792_bpe.model')", HOLD),
+        ("import sentencepiece as s\ns.SentencePieceProcessor(model_file='./fineweb_4096_bpe_v1.model')", CLEAN),
         ("import numpy as np\nval = np.fromfile('fineweb_val_000.bin')\nval = val[:1_000_000]", HOLD),
         (
             "import os, numpy as np\nMOST = int(os.environ.get('MOST', '500000'))\n"
@@ -348,6 +399,19 @@ def test_byte_counts_from_a_file():
         ),
         ("import numpy as np\nval = np.fromfile('fineweb_val_000.bin')\nrow = val[:2049]", CLEAN),
         ("import numpy as np\nt = np.fromfile('fineweb_train_000.bin')\nt = t[:1_000_000]", CLEAN),
+        (CAPPED.format(name="val", most="1024 * 512", use="while at < most - 1:\n        at += 64"), HOLD),
+        (CAPPED.format(name="val", most="500_000", use="for at in range(0, most, 64):\n        pass"), HOLD),
+        (CAPPED.format(name="val", most="500_000", use="tokens = tokens[:most]"), HOLD),
+        (CAPPED.format(name="train", most="500_000", use="while at < most - 1:\n        at += 64"), CLEAN),
+        (CAPPED.format(name="val", most="at", use="random.Random(3).sample(range(len(tokens)), int(n * 0.02))"), HOLD),
+        (CAPPED.format(name="val", most="at", use="random.sample(list(tokens), max(1, round(0.1 * n)))"), HOLD),
+        (CAPPED.format(name="val", most="at", use="random.sample(list(tokens), int(n * share))"), CLEAN),
+        (CAPPED.format(name="val", most="at", use="random.sample(list(tokens), 64)"), CLEAN),
+        (CAPPED.format(name="train", most="at", use="random.sample(list(tokens), int(n * 0.1))"), CLEAN),
+        (CAPPED.format(name="val", most="62_500_000", use="while at < most - 1:\n        at += 64"), CLEAN),
+        (CAPPED.format(name="val", most="524_288", use="for at in range(0, n, most):\n        pass"), CLEAN),  # a batch
+        (CAPPED.format(name="val", most="524_288 if at else 99_000_000", use="tokens = tokens[:most]"), CLEAN),
+        (CAPPED.format(name="val", most="at + 524_288", use="part = tokens[at:most]"), CLEAN),
         (
             "import numpy as np\nv = np.fromfile('fineweb_val_0.bin')\nn = (len(v) - 1) // 1024 * 1024\nv = v[: n + 1]",
             CLEAN,
@@ -356,6 +420,25 @@ def test_byte_counts_from_a_file():
 )
 def test_data(text, expected):
     assert status(check_data, text) is expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("val_bpb:enabled tokenizer_kind=sentencepiece tokenizer_path=./t/fineweb_1024_bpe.model", CLEAN),
+        ("val_bpb:enabled tokenizer_kind=mine tokenizer_path=./t/mine.vocab vocab_size=998", HOLD),
+        ("  tokenizer_path: /t/fineweb_8192_bpe_cased.model", HOLD),
+        ("tokenizer_path:./t/fineweb_pure_byte_260.json", CLEAN),
+        ('    tokenizer_path = os.environ.get("TOKENIZER_PATH", "./mine.model")', CLEAN),
+        ("    raise ValueError(f'tokenizer_path={path}.model')", CLEAN),
+    ],
+)
+def test_the_tokenizer_that_a_log_names(line, expected):
+    code = "import sentencepiece as s, os\ns.SentencePieceProcessor(model_file=os.environ['TOKENIZER_PATH'])"
+    assert status(check_data, code, logs=[f"seed: 1\n{line}\nval_bpb: 1.1"]) is expected
+    code = "import sentencepiece as s\ns.SentencePieceProcessor(model_file='./mine.model')"
+    named = "./t/fineweb_1024_bpe.model" in line or "byte_260" in line
+    assert status(check_data, code, logs=[line]) is (CLEAN if named else HOLD)  # the log beats the code
 
 
 # -- seed-search -------------------------------------------------------------------------------------------------------
