@@ -130,7 +130,7 @@ def _unread_settings(program: Program) -> Iterator[Finding]:
         and not READ_BY_LIBRARIES.match(name)
         and not any(f"${name}" in other or f"${{{name}" in other for other in values)  # the shell reads it
     }
-    if not documented:
+    if not documented or not program.entry.tree.body:  # of an empty file, other checks say so
         return
     live = {
         node.value
@@ -155,10 +155,10 @@ def _unread_settings(program: Program) -> Iterator[Finding]:
     place = program.place(program.entry.tree, program.entry.source, "this reads no such setting")
     for name, value in unread.items():
         if computed or name in written:
-            message = f"The documented command sets {name}; see whether code that runs reads it."
+            message = f"The documented command or settings have {name}; see whether code that runs reads it."
             yield Finding("dead-claim", Status.HOLD, message, (place,))
         elif not _is_built_in(name, value, words, live):
-            message = f"The documented command sets {name}={value}, which no code reads."
+            message = f"The documented command or settings have {name}={value}, which no code reads."
             yield Finding("dead-claim", Status.FLAG, message, (place,))
 
 

@@ -491,6 +491,7 @@ def test_settings_that_nothing_reads():
     assert status(check_claims, text, {"FIRST": "11", "NUM_LAYERS": "$FIRST", "PYTHONUNBUFFERED": "1"}) is CLEAN
     unused = text + "\ndef never():\n    return os.environ['SWA_ENABLED']"
     assert status(check_claims, unused, {"SWA_ENABLED": "1"}) is HOLD
+    assert status(check_claims, "", {"SWA_ENABLED": "1"}) is CLEAN
 
 
 AVERAGE = """
