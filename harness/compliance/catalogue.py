@@ -23,6 +23,17 @@ CHECKS = {
             ERROR,
         ),
         Check(
+            "target-gate",
+            "The token that is predicted decides how it is scored",
+            "A mixing weight, or a choice between two scores, is made from the likelihood, count or class of the "
+            "realised target: mixed only where its count is not zero, trusted only where it is likely, the better of "
+            "two scores kept. Each token then gets another mixture, so that over all tokens the sum is above one. "
+            "Weights from the entropy, the largest probability or the context's counts are the same for every token "
+            "and allowed; so is a boost of a hinted token that is normalised again.",
+            CONDITIONS + ": 2, a full normalised distribution over the vocabulary",
+            ERROR,
+        ),
+        Check(
             "two-pass-rescoring",
             "Tokens are scored again after state was built from them",
             "A first pass over the validation data fills a cache or adapts the model, a second pass scores the "

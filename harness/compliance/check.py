@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from harness.compliance.catalogue import CHECKS
 from harness.compliance.code import Clock, check_code
 from harness.compliance.findings import Finding, Report, Source, Status
 from harness.compliance.inputs import Kind, Target, read_targets
@@ -148,4 +149,11 @@ def _undecided(step: str, why: str) -> Finding:
 
 
 def _report(target: Target, sources: Sequence[Source], findings: Sequence[Finding]) -> Report:
-    return Report(name_of(target), tuple(dict.fromkeys(findings)), tuple(sources), root=str(target.root))
+    """In an order of its own: that in which things are found is not always the same."""
+    known = list(CHECKS)
+
+    def order(one: Finding) -> tuple:
+        return known.index(one.check), [(place.source.name, place.line) for place in one.flow[-1:]], one.message
+
+    findings = tuple(sorted(dict.fromkeys(findings), key=order))
+    return Report(name_of(target), findings, tuple(sources), root=str(target.root))

@@ -35,6 +35,7 @@ class Clock(Enum):
 RULES: dict[Callable[[Program], Iterable[Finding]], tuple[str, ...]] = {
     check_flow: (
         "target-keyed-cache",
+        "target-gate",
         "two-pass-rescoring",
         "trains-on-val",
         "slot",

@@ -11,11 +11,13 @@ from harness.compliance.flow_order import Order
 from harness.compliance.flow_values import (
     COUNT_OPEN,
     COUNT_TARGET,
+    GATED,
     GENERATED,
     TRAIN,
     VAL,
     Event,
     Step,
+    Value,
 )
 from harness.compliance.logs import calibrated_until
 
@@ -37,6 +39,7 @@ def check_flow(program) -> list[Finding]:
         return [_hold(program, f"{program.entry.source.name} is too large to follow its tokens: read it")]
     findings = []
     findings += target_keyed(program, order)
+    findings += target_gate(program, engine, order)
     findings += out_of_order(program, order)
     findings += calibration(program, order)
     findings += not_followed(program, order)
@@ -85,6 +88,26 @@ def target_keyed(program, order: Order) -> list[Finding]:
                 "first key holds the predicted token: compare how the two keys are made"
             )
             return [Finding("target-keyed-cache", Status.HOLD, message, path(program, event, "and added to the score"))]
+    return []
+
+
+def target_gate(program, engine: Engine, order: Order) -> list[Finding]:
+    """A mixing weight, or a choice between scores, that looks at the token that came."""
+    for event in order.scores:
+        if not event.value.labels & GATED:
+            continue
+        nodes = {tag[1] for tag in event.value.tags if type(tag) is tuple and tag[0] == "gate"}
+        gate = next((gate for node, gate in engine.gates.items() if node in nodes), None)
+        gate = gate or next(iter(engine.gates.values()), None)
+        if gate is None:
+            continue
+        decided = Event("gate", gate.node, gate.module, Value(step=gate.step))
+        flow = (*path(program, decided, gate.note), place(program, event.node, event.module, "and added to the score"))
+        message = (
+            "which likelihoods are mixed into the score, or which score counts, is decided by the very token that is "
+            "predicted: what is used is no distribution that was fixed before the token came"
+        )
+        return [Finding("target-gate", Status.FLAG, message, flow)]
     return []
 
 

@@ -7,10 +7,13 @@ import ast
 import itertools
 import math
 
+from harness.compliance.flow_gates import logarithmic_weights
 from harness.compliance.flow_values import (
     BYTES,
+    CHOSEN,
     COMPUTED,
     COUNTS,
+    EACH,
     EMPTY,
     GENERATED,
     GRADIENT,
@@ -21,8 +24,10 @@ from harness.compliance.flow_values import (
     NAMES_TRAIN,
     NAMES_VAL,
     NONE,
+    OF_ONE,
     ORIGINS,
     RANK,
+    SEEN,
     TARGET,
     TIME,
     TOKENS,
@@ -95,6 +100,9 @@ CLOCKS = words(
 )
 NUMBERS = words("len isinstance issubclass hasattr callable type id range print repr dir vars bool any all")
 DIVISIONS = words("div divide true_divide floor_divide div_")
+SUMS = words("sum mean nansum nanmean fsum average prod norm count_nonzero")
+MIDDLES = words("median nanmedian quantile nanquantile percentile nanpercentile std var kthvalue")
+EXTREMES = words("min max minimum maximum fmin fmax amin amax nanmin nanmax")
 XORS = words("bitwise_xor logical_xor")
 RETURNS_ARGUMENT = words(  # functions that give back what they are given, or what holds it
     "compile DistributedDataParallel DataParallel DDP FSDP FullyShardedDataParallel script trace wraps lru_cache cache "
@@ -274,6 +282,16 @@ def method(engine, base, name, arguments, keywords, node, scope) -> Value:
         return base
     if name in MINUS or name in FRESH or (name.endswith("_") and not name.startswith("__")):
         return in_place(engine, base, name, arguments, node, scope)
+    if name == "where" and len(arguments) > 1:
+        return picked(engine, arguments[0], base, arguments[1], node, scope)
+    if name in EXTREMES and (arguments or keywords):
+        along = bool(keywords.keys() & {"dim", "axis"}) or isinstance(arguments[0].constant, int)
+        result = extreme(engine, [base, *arguments], along, node, scope)
+        if result is not None:
+            return result
+    if name == "lerp" and len(arguments) > 1:
+        result = derived(engine, [base, *arguments])
+        return engine.weighted(node.args[1:2], result, node, scope) if result.labels & EACH else result
     if name in {"argmax", "multinomial", "topk", "max"} and engine.content(base).labels & MODEL:
         content = derived(engine, [base], drop=LOSS)
         if name in ("argmax", "multinomial"):
@@ -292,18 +310,21 @@ def method(engine, base, name, arguments, keywords, node, scope) -> Value:
         return derived(engine, [base, *arguments], labels=labels)
     if name in {"eq", "ne", "gt", "lt", "ge", "le", "any", "all", "nonzero", "isfinite"}:
         content = engine.content(base)
-        return Value(content.labels & ORIGINS)
+        return Value(content.labels & ORIGINS | seen_by(name, [content, *map(engine.content, arguments)]))
     if name == "bincount":
         return counted(engine, base, node, scope)
     if name == "searchsorted":
         return derived(engine, arguments)
+    if (name in SUMS and not arguments and not keywords.keys() & {"dim", "axis"}) or name in MIDDLES:
+        return derived(engine, [base], drop=OF_ONE)
     if name in {"submit", "map", "apply_async", "run"} and arguments:
         return engine.call(arguments[0], arguments[1:], {}, node, scope)
     result = derived(engine, [base, *arguments, *keywords.values()])
     if name == "apply":
         result = fused(engine, result, arguments)
     if name in {"encode", "decode", "DecodeIds", "decode_ids", "id_to_piece", "IdToPiece"} and result.labels & VAL:
-        return Value(result.labels & ORIGINS | BYTES, tags=NONE, step=result.step)
+        seen = SEEN if result.labels & (TARGET | SEEN) else 0
+        return Value(result.labels & ORIGINS | BYTES | seen, tags=NONE, step=result.step)
     return result
 
 
@@ -459,7 +480,8 @@ def of_container(engine, base, name, arguments, keywords, node, scope) -> Value 
                 result = join(result, ref.element)
         for value in arguments[1:]:
             result = join(result, value)
-        return result
+        key = engine.content(first)
+        return engine.seen_through(result, key.step, key.labels & (SEEN | CHOSEN)) if key.labels & SEEN else result
     if name in {"items", "values", "keys", "most_common", "popleft", "popitem", "copy", "__iter__", "elements"}:
         element = EMPTY
         for ref in containers:
@@ -569,7 +591,8 @@ def gathered(engine, base, key, node, scope) -> Value:
     content = engine.content(base)
     counted = engine.read(base, key, node, scope)
     if counted is not EMPTY:
-        return join(counted, Value(content.labels & COUNTS, tags=content.tags))
+        mixed = EACH | SEEN if content.labels & MODEL else 0
+        return join(counted, Value(content.labels & COUNTS | mixed, tags=content.tags))
     labels = content.labels
     tags, path = content.tags, content.step
     if index.labels & TOKENS:
@@ -577,6 +600,8 @@ def gathered(engine, base, key, node, scope) -> Value:
         tags = united(tags, index.tags)
         if labels & (MODEL | COUNTS) and not labels & TOKENS:
             labels = labels & ~GRAM | LOSS
+            if not index.labels & (GENERATED | COUNTS):
+                labels |= SEEN | (EACH if content.labels & MODEL else 0)
             path = Step(node, scope.module, "the likelihood of the true tokens", path or index.step)
         elif not labels & TOKENS:
             labels |= BYTES
@@ -694,7 +719,8 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
         return logarithm(name, arguments)
     if dotted in ("len", "builtins.len"):
         content = engine.content(first)
-        return Value(BYTES if content.labels & BYTES else 0)
+        spelled = content.labels & SEEN and not content.labels & (LOSS | COUNTS)  # the bytes of the tokens that came
+        return Value(BYTES if spelled or content.labels & BYTES else 0)
     if dotted.endswith(("add.at", "ufunc.at")) or name == "at":
         if len(arguments) > 1:
             engine.write(first, arguments[1], arguments[2] if len(arguments) > 2 else EMPTY, node, scope)
@@ -802,13 +828,14 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
         "defaultdict",
         "Counter",
         "deque",
+        "bytearray",
         "OrderedDict",
         "SimpleNamespace",
         "Queue",
         "SimpleQueue",
         "LifoQueue",
         "LRUCache",
-    } and (name not in {"list", "set", "deque"} or not arguments):
+    } and (name not in {"list", "set", "deque", "bytearray"} or not arguments):
         return container(engine, name, arguments, keywords, node, scope)
     if name == "bincount":
         return counted(engine, first, node, scope)
@@ -880,7 +907,18 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
         "isfinite",
     }:
         content = derived(engine, arguments)
-        return Value(content.labels & ORIGINS)
+        return Value(content.labels & ORIGINS | seen_by(name, [content]), step=content.step)
+    if (name in SUMS and len(arguments) == 1 and not keywords.keys() & {"dim", "axis"}) or name in MIDDLES:
+        return derived(engine, arguments, drop=OF_ONE)
+    if name in {"isnan", "isinf"} and arguments:
+        content = derived(engine, arguments, drop=SEEN)
+        return content
+    if name in {"logaddexp", "logaddexp2", "lerp"} and len(arguments) > 1:
+        result = derived(engine, arguments)
+        if result.labels & EACH:
+            weights = logarithmic_weights(engine.program, node.args, scope.program_scope)
+            return engine.weighted(node.args[2:3] if name == "lerp" else weights, result, node, scope)
+        return result
     if name in {"foreach_add_", "_foreach_add_", "_foreach_sub_", "_foreach_addcdiv_"} and len(arguments) > 1:
         changed = [part for part in engine.parts(first) if part.kind in ("module", "parameter")]
         if changed:
@@ -907,6 +945,37 @@ def listed_fresh(engine, element, node, scope) -> Value:
     else:
         ref.element = join(ref.element, element)
     return ref.value
+
+
+def seen_by(name, contents) -> int:
+    """What the result of a comparison, or what is made of one, says of what is seen."""
+    labels = 0
+    for content in contents:
+        labels |= content.labels
+    if name in {"any", "all", "isfinite"}:
+        return 0
+    if labels & CHOSEN or (labels & SEEN and name not in {"eq", "ne", "equal"}):
+        return CHOSEN
+    return 0
+
+
+def picked(engine, condition, one, other, node, scope) -> Value:
+    """where(condition, one, other)."""
+    one, other = derived(engine, [one]), derived(engine, [other])
+    asked = engine.content(condition)
+    if asked.labels & (SEEN | CHOSEN):
+        return engine.one_of(one, other, asked.step, node, scope)
+    return join(one, other)
+
+
+def extreme(engine, arguments, along, node, scope) -> Value | None:
+    """The smaller or larger of two likelihoods of a token, or of several along an axis; nothing if it is not that."""
+    values = [engine.content(one) for one in arguments]
+    likelihoods = [one for one in values if one.labels & EACH]
+    if len(likelihoods) < (1 if along else 2) or engine.stabilises(node, scope):
+        return None
+    step = next((one.step for one in likelihoods if one.labels & (SEEN | CHOSEN)), None)
+    return engine.gated(derived(engine, values), step, node, scope, "of two scores of a token the better one is kept")
 
 
 def stored_out(engine, result, keywords) -> Value:
@@ -974,7 +1043,9 @@ def loss(engine, arguments, keywords, node, scope, name) -> Value:
     result = derived(engine, values, drop=TOKENS | TARGET | GRAM)
     targets = engine.content(values[1]) if len(values) > 1 else EMPTY
     step = Step(node, scope.module, "the loss against the tokens", targets.step or result.step)
-    return Value(result.labels | LOSS | MODEL, NONE, UNKNOWN, None, result.tags, NONE, step)
+    reduction = keywords.get("reduction", EMPTY).constant
+    labels = LOSS | MODEL | (EACH | SEEN if reduction == "none" else 0)
+    return Value(result.labels | labels, NONE, UNKNOWN, None, result.tags, NONE, step)
 
 
 def given_back(engine, name, arguments, keywords, node, scope) -> Value:
@@ -983,7 +1054,13 @@ def given_back(engine, name, arguments, keywords, node, scope) -> Value:
     if name in {"int", "float", "round", "abs"} and arguments:
         return derived(engine, arguments)
     if name == "where":
+        if len(arguments) == 3:
+            return picked(engine, *arguments, node, scope)
         return derived(engine, arguments[1:] or arguments)
+    if name in EXTREMES:
+        found = extreme(engine, arguments, bool(keywords.keys() & {"dim", "axis"}), node, scope)
+        if found is not None:
+            return found
     if name == "roll" and arguments and arguments[0].labels & TOKENS and _negative(node):
         return engine.step(arguments[0], node, scope, "the tokens one further on: the targets", TARGET)
     result = EMPTY

@@ -13,21 +13,30 @@ import ast
 import contextlib
 import re
 import sys
+from dataclasses import dataclass
 from functools import lru_cache
 
 from harness.compliance import flow_calls
+from harness.compliance.flow_gates import differences, mixing_weights, operands_of, sliced
 from harness.compliance.flow_values import (
+    ABSENT,
     BYTES,
     CATCHING_UP,
+    CHOSEN,
     COMPUTED,
     COUNT,
     COUNT_OPEN,
     COUNT_TARGET,
     COUNTS,
+    EACH,
     EMPTY,
     EXACT,
+    GATED,
+    GENERATED,
     GRADIENT,
     GRAM,
+    HINTED,
+    HIT,
     LOSS,
     MODEL,
     NAMES,
@@ -35,9 +44,12 @@ from harness.compliance.flow_values import (
     NAMES_TRAIN,
     NAMES_VAL,
     NONE,
+    OF_ONE,
     ORIGINS,
     PAIR,
     RANK,
+    SECRET,
+    SEEN,
     TARGET,
     TELLING,
     TIME,
@@ -80,6 +92,7 @@ class Scope:
     """The names of a running function or module. parent: where else they are looked up."""
 
     __slots__ = (
+        "chosen",
         "context",
         "globals",
         "loops",
@@ -102,6 +115,17 @@ class Scope:
         self.result: Value | None = None
         self.yields: Value | None = None
         self.loops: list[list[dict]] = []
+        self.chosen = False  # whether a likelihood was returned on a branch that is taken by what is seen
+
+
+@dataclass(eq=False, slots=True)
+class Gate:
+    """Where scores are mixed with a weight, or picked. step: how what decides it came to see the token."""
+
+    node: ast.AST
+    module: object
+    step: Step | None
+    note: str
 
 
 class Engine:
@@ -116,7 +140,7 @@ class Engine:
         self.truths: dict[tuple[ast.expr, object], object] = {}  # of conditions, by constants alone
         self.packages: set[Value] = set()  # the values of `externals`
         self.chains: dict[ast.Attribute, tuple[Value, Value]] = {}  # attributes of packages: of what, and which
-        self.memo: dict[object, tuple[Value, Block]] = {}
+        self.memo: dict[object, tuple[Value, Block, tuple]] = {}
         self.contexts: dict[object, int] = {}
         self.settled: dict[Object, int] = {}  # of functions: calls with nothing but constants
         self.joined: dict[object, dict[str, Value]] = {}
@@ -133,6 +157,13 @@ class Engine:
         self.work = 0
         self.depth = 0
         self.hooks: dict[Object, Value] = {}
+        self.asked = 0  # labels of the condition that was evaluated last
+        self.asked_step: Step | None = None
+        self.choosing: list[Step | None] = []  # of each branch around that is taken by what is seen: how it is seen
+        self.target_sites: set[ast.AST] = set()  # what keys hold the target by, and the keys of contexts do not
+        self.context_keys: set[frozenset] = set()  # what these are made of
+        self.gates: dict[ast.AST, Gate] = {}
+        self.stable: dict[ast.AST, frozenset[str]] = {}  # of functions: what is subtracted inside of an exp
         self.gradient = EMPTY
         self.stepped = False
         self.root = Block("sequence")
@@ -152,6 +183,14 @@ class Engine:
                 self.gradient, self.stepped = EMPTY, False
                 self.root = self.block = Block("sequence")
                 self.stored.clear()
+                self.gates.clear()
+                for ref in self.heap.values():  # what the next turn of a loop sees was scored by then
+                    element = ref.element
+                    if element is not None and (element.items or element.labels & SECRET):
+                        ref.element = forgotten(element)
+                    for name, value in ref.fields.items():
+                        if value.items or value.labels & SECRET:
+                            ref.fields[name] = forgotten(value)
                 self.import_module(self.program.entry)
         finally:
             sys.setrecursionlimit(limit)
@@ -337,11 +376,21 @@ class Engine:
             return self.statements(node.body, scope)
         if truth is False:
             return self.statements(node.orelse, scope)
+        seen = self.asked & (SEEN | CHOSEN)
+        if seen:
+            self.choosing.append(self.asked_step)
         ranked = self.later_ranks(node.test, scope)
         self.ranked += ranked
         first_ends, first, first_after = self.alternative(node.body, scope)
         self.ranked -= ranked
         second_ends, second, second_after = self.alternative(node.orelse, scope)
+        if seen:
+            step = self.choosing.pop()
+            if not first_ends and not second_ends:
+                self.choose_names(first_after, second_after, step, node, scope)
+            for ends, after in ((first_ends, first_after), (second_ends, second_after)):
+                if ends == "loop":
+                    self.choose_left(after, scope.values, step)
         if first.children or second.children:
             self.block.children.append(Block("branch", node, scope.module, [first, second]))
         for ends, after in ((first_ends, first_after), (second_ends, second_after)):
@@ -352,6 +401,51 @@ class Engine:
             return "return" if first_ends == second_ends == "return" else first_ends or second_ends
         self.merge(scope, going)
         return ""
+
+    def choose_names(self, first, second, step, node, scope):
+        """What is seen decided which of two alternatives the names come from."""
+        for name, one in first.items():
+            other = second.get(name)
+            if other is one or other is None:
+                continue
+            likelihoods = one.labels & other.labels & EACH and not self.tilts(one, other)
+            if likelihoods and not self.stabilises(node, scope):
+                first[name] = self.gated(one, step, node, scope, "what was seen decides which of two scores counts")
+            else:
+                nothing = one.constant is None or other.constant is None
+                first[name] = self.seen_through(one, step, CHOSEN | ABSENT if nothing else CHOSEN)
+
+    def choose_left(self, after, before, step):
+        """What is seen decides that a loop is left, with these names."""
+        for name, one in after.items():
+            known = before.get(name)
+            if known is not None and known is not one:
+                nothing = known.constant is None and one.constant is not None
+                after[name] = self.seen_through(one, step, CHOSEN | ABSENT if nothing else CHOSEN)
+
+    def tilts(self, one, other) -> bool:
+        """Whether one of two scores is a tilt by a hint: what is known here does not tell whether that is normalised,
+        and what chose the hint."""
+        return (one.labels | other.labels) & HINTED != 0
+
+    def gated(self, value, step, node, scope, note) -> Value:
+        """A score that was mixed or picked by what is seen. step: how it came to be seen."""
+        self.gates.setdefault(node, Gate(node, scope.module, step, note))
+        tags = united(value.tags, frozenset((("gate", node),)))
+        return Value(value.labels | GATED, value.refs, UNKNOWN, None, tags, value.lossy, value.step)
+
+    def seen_through(self, value, step, labels) -> Value:
+        """The value, with what is seen in it; a tuple's items too."""
+        items = tuple(self.seen_through(one, step, labels) for one in value.items) if value.items else None
+        return Value(value.labels | labels, value.refs, UNKNOWN, items, value.tags, value.lossy, value.step or step)
+
+    def stabilises(self, node, scope) -> bool:
+        """Whether the larger of two logarithms is only taken out of a sum of exponentials, around an expression."""
+        around = scope.program_scope.node
+        known = self.stable.get(around)
+        if known is None:
+            known = self.stable[around] = differences(around)
+        return bool(known) and bool(known & operands_of(node))
 
     def later_ranks(self, test, scope) -> bool:
         """Whether a condition holds for all ranks but the first: they catch up with what comes before their part."""
@@ -366,20 +460,26 @@ class Engine:
         return False
 
     def truth(self, test, scope):
+        self.asked = 0
         if isinstance(test, ast.BoolOp):
             stop = isinstance(test.op, ast.Or)
-            outcome = not stop
+            outcome, asked = not stop, 0
             for operand in test.values:
                 truth = self.truth(operand, scope)
                 if truth is stop:
                     return stop
                 if truth is UNKNOWN:
                     outcome = UNKNOWN
+                asked |= self.asked
+            self.asked = asked
             return outcome
         if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
             truth = self.truth(test.operand, scope)
             return UNKNOWN if truth is UNKNOWN else not truth
         value = self.evaluate(test, scope)
+        self.asked = value.labels
+        if value.labels & (SEEN | CHOSEN):
+            self.asked_step = value.step
         if value.constant is not UNKNOWN:
             return bool(value.constant)
         key = (test, scope.program_scope)
@@ -396,10 +496,12 @@ class Engine:
         entry = dict(before)
         if self.turn > 1 and key in self.loop_ends:
             for name, value in self.loop_ends[key].items():
+                if value.items or value.labels & SECRET:
+                    value = forgotten(value)
                 known = entry.get(name)
                 entry[name] = value if known is None else join(known, value)
             for ref, element in self.loop_heaps[key].items():
-                self.store_element(ref, element)
+                self.store_element(ref, forgotten(element))
         here = len(self.stored)
         outer, self.block = self.block, Block("loop", node, scope.module, [], turns)
         scope.loops.append([])
@@ -424,7 +526,12 @@ class Engine:
             self.loop_heaps[key] = {ref: ref.element for ref in self.stored[here:] if ref.element is not None}
         else:
             scope.values.update(entry)
-        self.statements(node.orelse, scope)
+        if node.orelse:  # after a break it is left out
+            ends, other, after = self.alternative(node.orelse, scope)
+            if other.children:
+                self.block.children.append(Block("branch", node, scope.module, [Block("sequence"), other]))
+            if not ends:
+                self.merge(scope, [dict(scope.values), after])
         return ""
 
     def exec_For(self, node, scope):
@@ -519,6 +626,8 @@ class Engine:
                 if other.written and other is not ref:
                     self.written(ref, Value(other.written, tags=other.written_tags), node, scope)
         result = self.binary(node.op, before, value, node, scope, target, node.value)
+        if type(node.op) is ast.Mult:
+            result = self.scaled(node, before, content, result, scope)
         trained = [ref for ref in before.refs if ref.kind in TRAINED]
         if trained:
             self.changed(trained, content, node, scope)
@@ -527,6 +636,8 @@ class Engine:
             result = self.accumulate(content, result, node, scope)
         elif content.labels & GRAM:
             self.emit("calibrate", node, scope, content)
+        if result.labels & OF_ONE and isinstance(target, Name) and not self.content(before).labels & EACH:
+            result = without(result, OF_ONE)
         if isinstance(target, ast.Subscript):
             self.assign(target, result, scope, node.value, aug=True)
             return ""
@@ -540,6 +651,36 @@ class Engine:
                 return ""
         self.assign(target, result, scope, node.value)
         return ""
+
+    def scaled(self, node, before, content, result, scope) -> Value:
+        """Scores that are multiplied in place: where the token that came is one that was stored, or by what is seen."""
+        if not self.content(before).labels & EACH:
+            return result
+        if content.labels & HIT and not content.labels & EACH:
+            note = "scores change where a stored token is the one that came"
+            return self.gated(result, content.step, node, scope, note)
+        if isinstance(node.target, ast.Subscript):
+            key = self.content(self.index(node.target.slice, scope))
+            if key.labels & CHOSEN:
+                return self.gated(result, key.step, node, scope, "what was seen decides which scores are changed")
+        return result
+
+    def seen_return(self, value, node, scope) -> Value:
+        """What a function gives back on a branch that is taken by what is seen."""
+        step = self.choosing[-1]
+        if flat(value).labels & EACH:
+            if scope.result is not None and flat(scope.result).labels & EACH:
+                return self.gated(value, step, node, scope, "what was seen decides which of two scores counts")
+            scope.chosen = True
+        if value.items and isinstance(node.value, ast.Tuple):
+            items = [
+                one if isinstance(part, Name) and not loops_of(one) else self.seen_through(one, step, CHOSEN)
+                for part, one in zip(node.value.elts, value.items, strict=False)
+            ]
+            return Value(value.labels, value.refs, UNKNOWN, tuple(items), value.tags, value.lossy, value.step)
+        if isinstance(node.value, Name) and not value.labels & EACH:
+            return value
+        return self.seen_through(value, step, CHOSEN | ABSENT if value.constant is None else CHOSEN)
 
     def accumulate(self, content, result, node, scope) -> Value:
         """Losses are added up here: perhaps a score."""
@@ -565,6 +706,10 @@ class Engine:
 
     def exec_Return(self, node, scope):
         value = self.evaluate(node.value, scope) if node.value is not None else Value(constant=None)
+        if self.choosing:
+            value = self.seen_return(value, node, scope)
+        elif scope.chosen and flat(value).labels & EACH:
+            value = self.gated(value, None, node, scope, "what was seen decides which of two scores counts")
         scope.result = value if scope.result is None else join(scope.result, value)
         return "return"
 
@@ -572,7 +717,7 @@ class Engine:
         return "raise"
 
     def exec_Break(self, node, scope):
-        if scope.loops:
+        if scope.loops and not self.choosing:  # there the branch says what was decided by it
             scope.loops[-1].append(dict(scope.values))
         return "loop"
 
@@ -704,13 +849,25 @@ class Engine:
             self.store_attribute(target, value, scope)
         elif kind is ast.Subscript and not aug:
             base = self.evaluate(target.value, scope)
-            self.write(base, self.index(target.slice, scope), value, target, scope)
+            key = self.index(target.slice, scope)
+            if self.choosing or key.labels & CHOSEN or (key.refs and self.content(key).labels & CHOSEN):
+                value = self.chosen_store(base, key, value, target, scope)
+            self.write(base, key, value, target, scope)
             self.keep_written(target.value, base, value, scope)
         elif kind is ast.Subscript:
             base = self.evaluate(target.value, scope)
             for ref in base.refs:
                 self.store_element(ref, value)
             self.keep_written(target.value, base, value, scope)
+
+    def chosen_store(self, base, key, value, target, scope) -> Value:
+        """What is stored in places, or on a branch, that are chosen by what is seen."""
+        key = self.content(key)
+        step = key.step if key.labels & CHOSEN else self.choosing[-1] if self.choosing else None
+        if self.content(base).labels & self.content(value).labels & EACH and not self.stabilises(target, scope):
+            note = "what was seen decides which of two scores counts"
+            return self.gated(self.content(value), step, target, scope, note)
+        return self.seen_through(value, step, CHOSEN)
 
     def keep_written(self, node, base, value, scope):
         """What is stored into an array that is no object of ours (a computed one) is joined to the name it has."""
@@ -899,7 +1056,17 @@ class Engine:
             return self.evaluate(node.body, scope)
         if truth is False:
             return self.evaluate(node.orelse, scope)
-        return join(self.evaluate(node.body, scope), self.evaluate(node.orelse, scope))
+        seen, step = self.asked & (SEEN | CHOSEN), self.asked_step
+        first, second = self.evaluate(node.body, scope), self.evaluate(node.orelse, scope)
+        return self.one_of(first, second, step, node, scope) if seen else join(first, second)
+
+    def one_of(self, first, second, step, node, scope) -> Value:
+        """One of two values, chosen by what is seen."""
+        result = join(first, second)
+        likelihoods = first.labels & second.labels & EACH and not self.tilts(first, second)
+        if likelihoods and not self.stabilises(node, scope):
+            return self.gated(result, step, node, scope, "what was seen decides which of two scores counts")
+        return self.seen_through(result, step, CHOSEN)
 
     def eval_BoolOp(self, node, scope):
         values = [self.evaluate(one, scope) for one in node.values]
@@ -938,13 +1105,18 @@ class Engine:
         labels, tags, others = 0, NONE, []
         for value in values:
             content = self.content(value)
-            labels |= content.labels
+            labels |= content.labels & ~SEEN if content.labels & EACH and muddled(content.labels) else content.labels
             tags = united(tags, content.tags)
             if not content.labels & TIME:
                 others.append(value)
         if labels & TIME and len(others) == 1:  # time is compared with something: the end of a loop
             self.emit("limit", node, scope, others[0])
-        labels &= ORIGINS | MODEL
+        seen = compared(labels, node.ops[0], values) if labels & (SEEN | CHOSEN) else 0
+        if seen and values[-1].constant is None:
+            seen = CHOSEN if labels & ABSENT else 0
+        if labels & TARGET and isinstance(node.ops[0], (ast.Eq, ast.NotEq)):
+            seen |= self.hit(node, values, scope)
+        labels = labels & (ORIGINS | MODEL) | seen
         if tags:
             tags = frozenset(tag for tag in tags if type(tag) is Object or tag[0] == "loop")
         if isinstance(node.ops[0], (ast.In, ast.NotIn)) and len(values) == 2:
@@ -952,12 +1124,37 @@ class Engine:
             if among is not None and values[0].constant is not UNKNOWN:
                 return Value(constant=(values[0].constant in among) is isinstance(node.ops[0], ast.In))
             self.read(values[1], values[0], node, scope)
+        if seen:
+            sees = [value for value in map(self.content, values) if value.labels & (SEEN | CHOSEN | TARGET)]
+            return Value(labels, tags=tags, step=Step(node, scope.module, "compared", sees[0].step if sees else None))
         return Value(labels, tags=tags)
+
+    def hit(self, node, values, scope) -> int:
+        """HINTED where tokens that came are compared with others, and not with a constant; HIT if these are a part of
+        an array, not a single token such as the end of a text."""
+        for side, value in zip((node.left, *node.comparators), values, strict=True):
+            if not self.content(value).labels & TARGET and sliced(self.program, side, scope.program_scope):
+                return HIT | HINTED
+        return HINTED if all(value.constant is UNKNOWN for value in values) else 0
 
     def eval_BinOp(self, node, scope):
         left = self.evaluate(node.left, scope)
         right = self.evaluate(node.right, scope)
-        return self.binary(node.op, left, right, node, scope, node.left, node.right)
+        result = self.binary(node.op, left, right, node, scope, node.left, node.right)
+        if result.labels & EACH and type(node.op) is ast.Add:
+            return self.weighted(mixing_weights(self.program, node, scope.program_scope), result, node, scope)
+        return result
+
+    def weighted(self, weights, result, node, scope) -> Value:
+        """Two likelihoods are mixed with weights: what of these is seen makes it a gate."""
+        for weight in weights:
+            here = len(self.block.children)
+            value = self.content(self.evaluate(weight, scope))
+            del self.block.children[here:]
+            if value.labels & (SEEN | CHOSEN):
+                note = "likelihoods are mixed with a weight that was made from what is seen"
+                return self.gated(result, value.step, node, scope, note)
+        return result
 
     def binary(self, op, left, right, node, scope, left_node=None, right_node=None) -> Value:
         kind = type(op)
@@ -1026,7 +1223,7 @@ class Engine:
             if bits and value.labels & VAL and value.labels & (LOSS | COUNTS) and not sums:
                 self.emit("score", node, scope, value)
                 self.real.add(node)
-            elif value.labels & VAL and value.labels & COUNTS:
+            elif value.labels & VAL and value.labels & (COUNTS | GATED):
                 self.emit("mixed", node, scope, value)
 
     def ratio(self, one, other, node, scope) -> Value:
@@ -1043,7 +1240,9 @@ class Engine:
                 if vocabulary:
                     continue
                 if extra and extra & lossy and keys > other_keys:
-                    outcome |= COUNT_TARGET
+                    outcome |= COUNT_TARGET | SEEN
+                    self.target_sites.update(tag[1] for tag in extra)
+                    self.context_keys.add(frozenset(tag[1] for tag in other_keys))
                     note = "a count under a hash of the context and one more token, divided by the context's count"
                 elif table is not other_table and keys == other_keys and lossy and other_lossy and EXACT not in lossy:
                     outcome |= COUNT_OPEN if self.turn > 1 else 0  # the first walk has not seen all that is written
@@ -1236,7 +1435,10 @@ class Engine:
         index = self.content(key)
         loops = loops_of(index) | loops_of(base)
         tags = united(tags, loops)
-        labels |= index.labels & RANK
+        if index.labels:
+            if index.labels & CHOSEN and not labels & CHOSEN:
+                path = index.step or path
+            labels |= index.labels & (RANK | CHOSEN | (0 if muddled(index.labels) else SEEN))
         refs = {ref for ref in refs if ref.kind != "array" or not labels & ORIGINS or ref.written}
         if labels & TOKENS and labels & ORIGINS and not lossy and isinstance(node, ast.Subscript):
             tags = united(tags, frozenset((("site", node, scope.context),)))
@@ -1250,15 +1452,21 @@ class Engine:
             labels |= index.labels & ORIGINS
             if labels & MODEL:
                 labels |= LOSS
+                chosen = index.labels & TARGET or isinstance(getattr(node, "slice", None), ast.Tuple)
+                if chosen and not index.labels & (GENERATED | COUNTS) and not held_weights(base):
+                    labels |= EACH | SEEN
                 tags = united(tags, index.tags)
                 path = later(content, index)
             elif not counted.labels & COUNTS and not labels & TOKENS:
                 labels |= BYTES
+                if index.labels & TARGET and not held_weights(base):
+                    labels |= SEEN
+                    path = path or Step(node, scope.module, "looked up for the tokens that come", index.step)
         result = Value(labels, frozenset(refs), UNKNOWN, None, tags, lossy, path)
         if inner is not EMPTY and not held and not base.labels and counted is EMPTY:
-            return Value(
-                inner.labels, inner.refs, UNKNOWN, inner.items, united(inner.tags, loops), inner.lossy, inner.step
-            )
+            kept = inner.labels | labels & (SEEN | CHOSEN)
+            step = inner.step or (path if kept & (SEEN | CHOSEN) else None)
+            return Value(kept, inner.refs, UNKNOWN, inner.items, united(inner.tags, loops), inner.lossy, step)
         if counted is not EMPTY:
             result = join(result, counted)
         return join(result, inner) if inner is not EMPTY else result
@@ -1335,6 +1543,8 @@ class Engine:
         labels = key.labels & (ORIGINS | VOCABULARY) | COUNT
         vocabulary = bool(key.labels & VOCABULARY)
         note = "read under a key made of tokens"
+        if not vocabulary and (key.labels & TARGET or self.holds_target(sites)):
+            labels |= SEEN
         if key.labels & TARGET and key.lossy and not vocabulary and target_lost(key):
             labels |= COUNT_TARGET
             note = "read under a hash that holds the target"
@@ -1348,6 +1558,11 @@ class Engine:
                 self.emit("read", node, scope, key, (ref,))
         step = Step(node, scope.module, note, key.step)
         return Value(labels, NONE, UNKNOWN, None, frozenset(tags), NONE, step)
+
+    def holds_target(self, sites) -> bool:
+        """Whether a key is made of what was found to be the target, where counts were divided."""
+        nodes = frozenset([tag[1] for tag in sites]) if self.target_sites else NONE
+        return not nodes.isdisjoint(self.target_sites) and nodes not in self.context_keys
 
     # -- iteration -------------------------------------------------------------------------------------------------
 
@@ -1540,7 +1755,7 @@ class Engine:
             if result.items:
                 return result
             result = Value(
-                result.labels & ~(TOKENS | TARGET | GRAM) | labels,
+                result.labels & ~(TOKENS | TARGET | GRAM | (0 if result.labels & EACH else SEEN | CHOSEN)) | labels,
                 result.refs,
                 UNKNOWN,
                 None,
@@ -1594,10 +1809,7 @@ class Engine:
         key = (ref, tuple((name, value.key()) for name, value in values.items()))
         known = self.memo.get(key)
         if known is not None:
-            result, block = known
-            if block.children:
-                self.block.children.append(block)
-            return result
+            return self.called(*known, node, scope)
         context = self.context(ref, values)
         count = self.contexts.get(context, 0)
         settled = bool(values) and all(value.constant is not UNKNOWN and not value.refs for value in values.values())
@@ -1611,10 +1823,7 @@ class Engine:
             values = {name: joined[name] for name in values}
             key = (ref, tuple((name, value.key()) for name, value in values.items()))
             if key in self.memo:
-                result, block = self.memo[key]
-                if block.children:
-                    self.block.children.append(block)
-                return result
+                return self.called(*self.memo[key], node, scope)
             if count > 2 * CONTEXTS_AT_MOST:
                 return EMPTY
         if self.running.get(ref, 0) >= 1 or self.depth >= CALLS_DEEP:
@@ -1625,6 +1834,7 @@ class Engine:
         self.running[ref] = self.running.get(ref, 0) + 1
         self.depth += 1
         before, self.block = self.block, Block("call", node, scope.module)
+        choosing, self.choosing = self.choosing, []
         try:
             if isinstance(function, ast.Lambda):
                 inner.result = self.evaluate(function.body, inner)
@@ -1632,6 +1842,7 @@ class Engine:
                 self.statements(function.body, inner)
         finally:
             block, self.block = self.block, before
+            self.choosing = choosing
             self.depth -= 1
             self.running[ref] -= 1
         result = inner.result if inner.result is not None else EMPTY
@@ -1639,10 +1850,32 @@ class Engine:
             container = self.allocate("container", function, inner, "yields")
             self.store_element(container, inner.yields)
             result = container.value
-        self.memo[key] = (result, block)
+        self.memo[key] = (result, block, self.gated_arguments(function, inner, arguments))
+        return self.called(*self.memo[key], node, scope)
+
+    def called(self, result, block, gated, node, scope) -> Value:
+        """A function was walked, now or before."""
         if block.children:
             self.block.children.append(block)
+        for index, value in gated:
+            index += len(getattr(node, "args", ()))  # counted from the last, since a method's first is not written
+            target = node.args[index] if 0 <= index < len(node.args) else None
+            if isinstance(target, Name):
+                known = self.lookup(target.id, scope)
+                self.bind(target.id, join(known, Value(value.labels, tags=value.tags, step=value.step)), scope)
         return result
+
+    def gated_arguments(self, function, inner, arguments) -> tuple:
+        """Scores that a function changes where they lie, after they were passed to it: which arguments, from the last,
+        and what became of them."""
+        if not self.gates:
+            return ()
+        found = []
+        for place, (name, before) in enumerate(zip(self.signatures[function][0], arguments, strict=False)):
+            after = inner.values.get(name)
+            if after is not None and after.labels & GATED & ~self.content(before).labels:
+                found.append((place - len(arguments), after))
+        return tuple(found)
 
     def context(self, ref, values) -> tuple:
         """What tells the objects that one call makes from those of another: where the tokens it is given come from."""
@@ -1742,6 +1975,50 @@ def members(node) -> list | None:
     if not isinstance(node, (ast.Tuple, ast.List, ast.Set)) or not all(isinstance(one, Constant) for one in node.elts):
         return None
     return [one.value for one in node.elts]
+
+
+def forgotten(value: Value) -> Value:
+    """The value in the next turn of a loop: what was seen of an earlier token is no secret any more."""
+    return without(value, SECRET)
+
+
+def without(value: Value, labels: int) -> Value:
+    """The value without labels; a tuple's items too."""
+    items = value.items
+    if items:
+        items = tuple(without(one, labels) for one in items)
+        if all(one is other for one, other in zip(items, value.items, strict=True)):
+            items = value.items
+    if not value.labels & labels and items is value.items:
+        return value
+    return Value(value.labels & ~labels, value.refs, value.constant, items, value.tags, value.lossy, value.step)
+
+
+def muddled(labels: int) -> bool:
+    """Whether several things are one value here, as what a list of tokens and likelihoods holds: nothing is known of a
+    part of it."""
+    return labels & TOKENS != 0 and labels & EACH != 0
+
+
+def held_weights(base: Value) -> bool:
+    """Whether weights are among what a value refers to."""
+    return any(ref.kind in TRAINED for ref in base.refs)
+
+
+def compared(labels: int, op, values) -> int:
+    """What a comparison says of what is seen. Whether something is there at all (it is compared with None, -1, or asked
+    whether it is below zero) does not tell what it is."""
+    if labels & CHOSEN:
+        return CHOSEN
+    bound = values[-1].constant if len(values) == 2 else UNKNOWN
+    number = isinstance(bound, (int, float)) and not isinstance(bound, bool)
+    if bound is None or (number and (bound == -1 or bound < -100)):
+        return 0
+    if number and bound == 0 and isinstance(op, (ast.Lt, ast.GtE)):
+        return 0
+    if number and bound in (0, 1) and labels & BYTES and not labels & LOSS:
+        return 0  # a token without bytes
+    return CHOSEN
 
 
 def target_lost(key: Value) -> bool:

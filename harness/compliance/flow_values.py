@@ -35,10 +35,21 @@ COUNT_OPEN = 1 << 16  # read under hashes of which the program cannot tell wheth
 TIME = 1 << 17  # seconds that a clock measured
 RANK = 1 << 18  # depends on which of several processes this is
 
+EACH = 1 << 19  # a likelihood or loss of each token by itself, not of all together
+SEEN = 1 << 20  # computed from a likelihood, count or class of the very token that came
+CHOSEN = 1 << 21  # which elements it has, or which of two things it is, was decided by what is seen
+GATED = 1 << 22  # a score that was mixed with a weight, or picked, by what is seen
+
 NAMES = NAMES_TRAIN | NAMES_VAL | NAMES_FILES
 ORIGINS = GENERATED | TRAIN | VAL
 COUNTS = COUNT | COUNT_TARGET | COUNT_OPEN
 COMPUTED = ORIGINS | MODEL | LOSS | GRADIENT | COUNTS | BYTES | GRAM
+HIT = 1 << 23  # whether the token that came is the one that something else holds at its place
+ABSENT = 1 << 24  # whether it is there at all was decided by what is seen
+HINTED = 1 << 25  # whether the token that came is one that was named before: a tilt of a distribution asks this
+
+SECRET = SEEN | CHOSEN | ABSENT  # what says something of a token before it is scored, and no more after that
+OF_ONE = EACH | SECRET | HIT  # what is lost where all tokens are summed up
 TELLING = TIME - 1  # labels by which paths are chosen
 NONE: frozenset = frozenset()
 CATCHING_UP = frozenset((("rank", "later"),))  # the tag of what only later ranks do
@@ -232,6 +243,8 @@ def later(first: Value, second: Value) -> Step | None:
         return second.step
     if second.step is None:
         return first.step
+    if (first.labels ^ second.labels) & CHOSEN:
+        return first.step if first.labels & CHOSEN else second.step
     return second.step if second.labels & TELLING > first.labels & TELLING else first.step
 
 

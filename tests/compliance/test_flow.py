@@ -369,7 +369,8 @@ def test_a_cache_keyed_by_the_target_is_flagged(name):
     flagged = [one for one in found if one.check == "target-keyed-cache"]
     assert [one.status for one in flagged] == [Status.FLAG]
     assert len(flagged[0].flow) >= 3 and "validation shards" in flagged[0].flow[0].note
-    assert {one.check for one in found} == {"target-keyed-cache"}
+    gates = {"target-gate"} if name == "nested" else set()  # that one mixes only where the target was counted
+    assert {one.check for one in found} == {"target-keyed-cache"} | gates
 
 
 WHOLE_VOCABULARY = """
