@@ -41,6 +41,8 @@ from harness.compliance.flow_values import (
     flat,
     join,
     join_all,
+    loops_of,
+    tagged,
     united,
 )
 
@@ -478,6 +480,9 @@ def of_container(engine, base, name, arguments, keywords, node, scope) -> Value 
         for ref in containers:
             if ref.element is not None:
                 result = join(result, ref.element)
+        loops = loops_of(base) | loops_of(engine.content(first))
+        if loops:  # as what is taken by number in brackets
+            result = tagged(result, loops)
         for value in arguments[1:]:
             result = join(result, value)
         key = engine.content(first)
@@ -490,7 +495,7 @@ def of_container(engine, base, name, arguments, keywords, node, scope) -> Value 
         if name == "copy":
             return base
         if name == "popleft":
-            return element
+            return tagged(element, loops) if (loops := loops_of(base)) else element
         if name == "keys":
             return EMPTY
         rows = [tag for tag in base.tags if type(tag) is tuple and tag[0] == "count"]

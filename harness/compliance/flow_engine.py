@@ -66,6 +66,7 @@ from harness.compliance.flow_values import (
     join,
     join_all,
     later,
+    loops_of,
     tagged,
     united,
 )
@@ -1464,9 +1465,11 @@ class Engine:
                     path = path or Step(node, scope.module, "looked up for the tokens that come", index.step)
         result = Value(labels, frozenset(refs), UNKNOWN, None, tags, lossy, path)
         if inner is not EMPTY and not held and not base.labels and counted is EMPTY:
+            if loops:  # a tuple's items are chosen with it
+                inner = tagged(inner, loops)
             kept = inner.labels | labels & (SEEN | CHOSEN)
             step = inner.step or (path if kept & (SEEN | CHOSEN) else None)
-            return Value(kept, inner.refs, UNKNOWN, inner.items, united(inner.tags, loops), inner.lossy, step)
+            return Value(kept, inner.refs, UNKNOWN, inner.items, inner.tags, inner.lossy, step)
         if counted is not EMPTY:
             result = join(result, counted)
         return join(result, inner) if inner is not EMPTY else result
@@ -1942,12 +1945,6 @@ class Engine:
 
     def eval_Await(self, node, scope):
         return self.evaluate(node.value, scope)
-
-
-@lru_cache(maxsize=4096)
-def loops_of(value: Value) -> frozenset:
-    """The loops that chose a value."""
-    return frozenset(tag for tag in value.tags if type(tag) is tuple and tag[0] == "loop")
 
 
 @lru_cache(maxsize=4096)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 # Labels, the less telling first: of two joined values the path of the one with the higher label is kept.
 NAMES_TRAIN = 1 << 0  # a path or pattern of train shards
@@ -224,6 +225,12 @@ def tagged(value: Value, tags: frozenset) -> Value:
     """The value, and each item of it, with more tags."""
     items = tuple(tagged(item, tags) for item in value.items) if value.items else None
     return Value(value.labels, value.refs, UNKNOWN, items, united(value.tags, tags), value.lossy, value.step)
+
+
+@lru_cache(maxsize=4096)
+def loops_of(value: Value) -> frozenset:
+    """The loops that chose a value."""
+    return frozenset(tag for tag in value.tags if type(tag) is tuple and tag[0] == "loop")
 
 
 def united(first: frozenset, second: frozenset) -> frozenset:

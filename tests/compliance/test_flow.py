@@ -802,6 +802,53 @@ def evaluate(net, val):
     return bits(total, count, val.numel() * 2.4)
 """
 
+SEGMENTS = """
+def segments(length):
+    found = []
+    for begin in range(0, length - 2049, 65536):
+        if not found or found[-1][0] != begin:
+            found.append((begin, []))
+        for start in range(begin, begin + 65536, 512):
+            found[-1][1].append((start, 512))
+    return found
+
+def evaluate(net, val):
+    total, count = 0.0, 0
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    ROUNDS
+        for number in range(len(parts)):
+            start, length = parts[number]
+            for offset in range(0, length, 128):
+                x = val[None, start + offset : start + offset + 128]
+                y = val[None, start + offset + 1 : start + offset + 129]
+                loss = net(x, y)
+                total += loss.item() * y.numel()
+                count += y.numel()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+KEPT_PAIRS = """
+def evaluate(net, val):
+    kept = []
+    for x, y in batches(val):
+        kept.append((x, y))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    for epoch in range(3):
+        total, count = 0.0, 0
+        for number in range(len(kept)):
+            x, y = kept[number]
+            loss = net(x, y)
+            total += loss.item() * y.numel()
+            count += y.numel()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return bits(total, count, val.numel() * 2.4)
+"""
+
 FLAG, CLEAN = Status.FLAG, Status.CLEAN
 
 
@@ -827,6 +874,26 @@ def test_several_passes_of_legal_training_train_on_what_the_last_one_scores():
     assert verdicts(LAST_EPOCH) == {"trains-on-val": FLAG}
     only = LAST_EPOCH.replace("range(3)", "range(1)").replace("epoch == 2", "epoch == 0")
     assert verdicts(only) == {"score-first-ttt": CLEAN}
+
+
+def test_a_loop_that_hands_out_parts_chooses_what_is_in_them():
+    each = SEGMENTS.replace("ROUNDS", "for begin, parts in segments(val.numel()):")
+    assert verdicts(each) == {"score-first-ttt": CLEAN}
+    numbered = "found = segments(val.numel())\n    for one in range(len(found)):\n        _, parts = found[one]"
+    assert verdicts(SEGMENTS.replace("ROUNDS", numbered)) == {"score-first-ttt": CLEAN}
+    popped = each.replace("for number in range(len(parts)):", "while parts:").replace("parts[number]", "parts.pop(0)")
+    assert verdicts(popped) == {"score-first-ttt": CLEAN}
+    again = "parts = segments(val.numel())[0][1]\n    for turn in range(3):"
+    assert verdicts(SEGMENTS.replace("ROUNDS", again)) == {"trains-on-val": FLAG}
+
+
+def test_pairs_that_a_loop_inside_takes_by_number_come_again_each_turn():
+    assert verdicts(KEPT_PAIRS) == {"trains-on-val": FLAG}
+    helper = "def pair(kept, number):\n    return kept[number]\n"
+    assert verdicts(helper + KEPT_PAIRS.replace("= kept[number]", "= pair(kept, number)")) == {"trains-on-val": FLAG}
+    named = KEPT_PAIRS.replace("kept = []", "kept = {}").replace("kept.append((x, y))", "kept[len(kept)] = (x, y)")
+    assert verdicts(named.replace("= kept[number]", "= kept.get(number)")) == {"trains-on-val": FLAG}
+    assert verdicts(KEPT_PAIRS.replace("range(3)", "range(1)")) == {"score-first-ttt": CLEAN}
 
 
 def test_weights_that_knew_the_tokens_score_nothing_first():
