@@ -7,13 +7,14 @@ import ast
 
 EXPONENTIALS = frozenset({"exp", "exp2", "log1p", "expm1", "sigmoid", "logsigmoid", "softplus"})
 NAMES_DEEP = 3
+TERMS_AT_MOST = 16  # of a mixture; each is compared with every other
 
 
 def mixing_weights(program, node: ast.BinOp, scope) -> list[ast.expr]:
     """The weights w of w * a + (1 - w) * b or a + w * (b - a), also where names stand for parts of it."""
     terms = [_factors(one) for one in _operands(node, ast.Add)]
     found: list[ast.expr] = []
-    for term in terms:
+    for term in terms if len(terms) <= TERMS_AT_MOST else ():
         others = [factor for other in terms if other is not term for factor in other]
         for factor in term:
             taken = _complement(program, factor, scope)

@@ -6,7 +6,9 @@ from __future__ import annotations
 import pytest
 from test_flow import TAIL, findings_of, verdicts
 
-from harness.compliance.findings import Status
+from harness.compliance.findings import Source, Status
+from harness.compliance.flow_gates import mixing_weights
+from harness.compliance.program import load_program
 
 FLAG = {"target-gate": Status.FLAG}
 BOTH = {"target-keyed-cache": Status.FLAG, "target-gate": Status.FLAG}
@@ -407,3 +409,12 @@ def evaluate(net, val):
 
 def test_a_normalised_tilt_by_a_hint_of_the_context_is_allowed():
     assert verdicts(GATED_TILT) == {}
+
+
+@pytest.mark.parametrize(("more", "found"), [(0, 1), (14, 1), (15, 0)])
+def test_a_sum_of_very_many_terms_is_no_mixture(more: int, found: int) -> None:
+    """Each term is compared with every other: text made for that would take for ever."""
+    entry = Source("train_gpt.py", "x = w * a + (1 - w) * b" + " + c * d" * more)
+    one = load_program([entry], entry, {}, ())
+    (statement,) = one.entry.tree.body
+    assert len(mixing_weights(one, statement.value, one.entry.scope)) == found
