@@ -86,10 +86,15 @@ def test_a_run_belongs_to_who_started_it(project: str, workspace: Path) -> None:
     assert not others
 
 
-def test_a_machine_without_the_record_s_gpus_is_told_in_one_line(project: str, workspace: Path) -> None:
-    done = compose_run(project, workspace, submission="submission", rules="record")
+def refusal(done: subprocess.CompletedProcess) -> str:
+    """The one line that says why nothing was run."""
     assert done.returncode == 69, done.stdout + done.stderr
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("harness: "))
+    return line
+
+
+def test_a_machine_without_the_record_s_gpus_is_told_in_one_line(project: str, workspace: Path) -> None:
+    line = refusal(compose_run(project, workspace, submission="submission", rules="record"))
     assert "8x H100 are needed" in line
     assert "`harness demo` runs on a CPU" in line
     assert not (workspace / "runs").exists()
@@ -97,8 +102,7 @@ def test_a_machine_without_the_record_s_gpus_is_told_in_one_line(project: str, w
 
 def test_a_path_that_no_phase_could_see_ends_the_run_before_it_begins(project: str, workspace: Path) -> None:
     done = compose_run(project, workspace, submission="submission", out="/srv/runs")
-    assert done.returncode == 69, done.stdout + done.stderr
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("harness: "))
+    line = refusal(done)
     assert "/srv/runs lies inside the harness's own container" in line
     assert "put it on a volume (there are: /golf, /workspace)" in line
     assert "rules toy" not in done.stdout

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from harness.compliance.catalogue import CHECKS
 from harness.compliance.code import Clock, check_code
 from harness.compliance.findings import Finding, Report, Source, Status
-from harness.compliance.inputs import Kind, Target, read_targets
+from harness.compliance.inputs import METADATA, Kind, Target, read_targets
 from harness.compliance.record_folder import check_record_folder
 from harness.compliance.unpack import Unpacked, unpack_target
 from harness.compliance.workers import Fault, run_all
@@ -81,14 +82,15 @@ def _log_texts(target: Target) -> list[str]:
 
 def _reported(target: Target) -> tuple[str, ...]:
     """The scores that the metadata of a record folder name, as they are written."""
-    found: list[str] = []
+    return tuple(dict.fromkeys(score for text in _metadata(target) for score in SCORE.findall(text)))
+
+
+def _metadata(target: Target) -> Iterator[str]:
+    """The text of a record folder's metadata; of what cannot be read it is said where the folder is checked."""
     for file in target.files if target.kind is Kind.RECORD else ():
-        if re.fullmatch(r"submission\w*\.json", file.path):
-            try:
-                found += SCORE.findall(file.text())
-            except OSError:
-                continue  # said where the folder is checked
-    return tuple(dict.fromkeys(found))
+        if METADATA.fullmatch(file.path):
+            with contextlib.suppress(OSError):
+                yield file.text()
 
 
 def _readme(target: Target) -> Source | None:
@@ -120,12 +122,7 @@ def clock_of(target: Target) -> Clock:
     place = str(target.root.absolute())
     if UNLIMITED_PLACE.search(place):
         return Clock.FREE
-    unlimited = any(
-        UNLIMITED_TRACK.search(file.text())
-        for file in target.files
-        if file.suffix == ".json" and file.name.startswith("submission")
-    )
-    if not unlimited:
+    if not any(map(UNLIMITED_TRACK.search, _metadata(target))):
         return Clock.OWN
     return Clock.DISPUTED if LIMITED_PLACE.search(place) else Clock.FREE
 

@@ -11,7 +11,7 @@ from harness.compliance.evidence import LogLines, contradicted, listed_settings,
 from harness.compliance.findings import Finding, Place, Source, Status
 from harness.compliance.flow import check_flow
 from harness.compliance.parsing import Unreadable
-from harness.compliance.program import Program, load_program
+from harness.compliance.program import GPU_ENVIRONMENT, Program, load_program
 from harness.compliance.rules_conduct import check_claims, check_seeds
 from harness.compliance.rules_limits import check_clock, check_size
 from harness.compliance.rules_readme import check_readme, titled_switches
@@ -19,7 +19,6 @@ from harness.compliance.rules_score import check_bytes, check_data, check_score
 from harness.compliance.rules_system import check_hidden_code, check_network
 
 SWITCHES_DEEP = 3
-MACHINE = frozenset({"WORLD_SIZE"})  # of the environment, what no document says
 
 
 class Clock(Enum):
@@ -87,7 +86,7 @@ def check_code(
                 for one in _guarded(rule, checks, program)
                 if clock is not Clock.FREE or one.status is Status.FLAG
             )
-    settled = bool(logs or arguments or unknown or environment.keys() - MACHINE)
+    settled = bool(logs or arguments or unknown or environment.keys() - GPU_ENVIRONMENT.keys())
     if readme is not None and not settled:
         findings += _if_title_holds(program, sources, entry, environment, readme, findings)
     if readme is not None:

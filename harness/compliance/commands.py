@@ -49,8 +49,9 @@ UNKNOWN_VALUE = "\0"  # stands in a word for what the shell would put there
 
 @dataclass(frozen=True)
 class Command:
-    """One command that runs a script. script: as it is written. environment: what is known of it; `unknown`: names that
-    are set to something that the text does not say. processes: per node, 0 if it is not said. where: for people."""
+    """One command that runs a script. script: as it is written, empty for settings without a command. environment: what
+    is known of it; `unknown`: names that are set to something that the text does not say. processes: per node, 0 if it
+    is not said. where: for people."""
 
     script: str
     arguments: tuple[str, ...] = ()
@@ -72,9 +73,9 @@ def documented_commands(texts: Iterable[tuple[str, str]]) -> list[Command]:
     return commands
 
 
-def documented_settings(texts: Iterable[tuple[str, str]]) -> Command | None:
-    """What READMEs list as the settings of their run without showing a command: blocks of nothing but assignments.
-    None where there are none; a name with several values is unknown."""
+def documented_settings(texts: Iterable[tuple[str, str]]) -> list[Command]:
+    """What READMEs list as the settings of their run without showing a command: blocks of nothing but assignments, as
+    one command without a script. A name with several values is unknown."""
     values: dict[str, set[str]] = {}
     for name, text in texts:
         for block in () if name.endswith(".sh") else _blocks(text[:MAX_TEXT]):
@@ -85,10 +86,10 @@ def documented_settings(texts: Iterable[tuple[str, str]]) -> Command | None:
                     variable, _, value = word.partition("=")
                     values.setdefault(variable, set()).add(value)
     if not values:
-        return None
+        return []
     known = {name: next(iter(found)) for name, found in values.items() if len(found) == 1}
     known = {name: value for name, value in known.items() if "$" not in value and "`" not in value}
-    return Command("", environment=known, unknown=frozenset(values) - known.keys())
+    return [Command("", environment=known, unknown=frozenset(values) - known.keys())]
 
 
 def _words_of(line: str) -> list[str]:

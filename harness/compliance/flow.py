@@ -23,7 +23,6 @@ from harness.compliance.logs import calibrated_until
 
 STEPS_AT_MOST = 12
 TRAIN_SECONDS = 600
-AGAIN = "validation tokens are scored once more after weights were adapted to them"
 KEPT_AT_LEAST = 3  # seconds for calibration; what keeps less may not fit
 LATE_SECONDS = 1.0  # the step in flight, and what a log rounds
 GROSS_SECONDS = 5.0  # more than time that was kept can have been misjudged by
@@ -96,13 +95,11 @@ def target_gate(program, engine: Engine, order: Order) -> list[Finding]:
     for event in order.scores:
         if not event.value.labels & GATED:
             continue
+        flow = (place(program, event.node, event.module, "and added to the score"),)
         nodes = {tag[1] for tag in event.value.tags if type(tag) is tuple and tag[0] == "gate"}
-        gate = next((gate for node, gate in engine.gates.items() if node in nodes), None)
-        gate = gate or next(iter(engine.gates.values()), None)
-        if gate is None:
-            continue
-        decided = Event("gate", gate.node, gate.module, Value(step=gate.step))
-        flow = (*path(program, decided, gate.note), place(program, event.node, event.module, "and added to the score"))
+        for gate in [gate for node, gate in engine.gates.items() if node in nodes][:1]:
+            decided = Event("gate", gate.node, gate.module, Value(step=gate.step))
+            flow = (*path(program, decided, gate.note), *flow)
         message = (
             "which likelihoods are mixed into the score, or which score counts, is decided by the very token that is "
             "predicted: what is used is no distribution that was fixed before the token came"
@@ -119,52 +116,46 @@ def out_of_order(program, order: Order) -> list[Finding]:
     trains = any(event.value.labels & TRAIN for event in order.updates)
     for pair in order.pairs.values():
         before, after = pair.before, pair.after
-        checks = []
         if after.kind == "read":
             known = pair.state in scored_tables and after.node in scored_reads
             if not known or pair.state.name == "unique":
                 continue
-            checks = ["two-pass-rescoring"]
-            message = (
-                "a cache is filled with validation tokens, and after that the same tokens are scored with it: each "
-                "token finds itself in the cache"
-            )
+            said = {
+                "two-pass-rescoring": "a cache is filled with validation tokens, and after that the same tokens are "
+                "scored with it: each token finds itself in the cache"
+            }
             first, second = "the cache is filled with validation tokens", "and then read to score them"
         elif before is after:
-            checks = ["slot"]
-            message = "a loss on validation tokens gives a gradient, and its result scores the same tokens"
+            said = {"slot": "a loss on validation tokens gives a gradient, and its result scores the same tokens"}
             first, second = "", "tokens are scored with what was fitted to them"
         elif pair.state.root.kind == "parameter":
-            checks = ["slot"]
-            message = "a vector is fitted to the loss of validation tokens, and these tokens are scored with it"
+            said = {"slot": "a vector is fitted to the loss of validation tokens, and these tokens are scored with it"}
             first, second = "a vector is fitted to the loss of validation tokens", "and the tokens are scored with it"
         elif pair.turn is not None:
-            checks = ["trains-on-val"]
-            message = "weights are updated with validation tokens over several turns, and a later turn scores them"
+            said = {
+                "trains-on-val": "weights are updated with validation tokens over several turns, and a later turn "
+                "scores them"
+            }
             first, second = "weights are updated with validation tokens", "and the next turn scores these"
             learned_first.add(after.node)
         elif pair.again:
-            checks = ["two-pass-rescoring", "trains-on-val"]
-            message = AGAIN
+            said = {
+                "two-pass-rescoring": "validation tokens are scored once more after weights were adapted to them",
+                "trains-on-val": "weights were adapted to validation tokens before these are scored for the last time",
+            }
             first, second = "weights are adapted to validation tokens", "and these are scored again"
         elif before.value.labels & TRAIN or not trains:
-            checks = ["val-in-training"]
-            message = "the training loop learns from validation tokens"
+            said = {"val-in-training": "the training loop learns from validation tokens"}
             first, second = "the training loop updates weights with validation tokens", "the tokens are scored later"
         else:
-            checks = ["trains-on-val"]
-            message = "weights are updated with validation tokens before these are scored"
+            said = {"trains-on-val": "weights are updated with validation tokens before these are scored"}
             first, second = "weights are updated with validation tokens", "the tokens are scored later"
             learned_first.add(after.node)
-        for check in checks:
-            if check in findings:
-                continue
-            flow = (*(path(program, before, first) if first else ()), place(program, after.node, after.module, second))
-            if before is after:
-                flow = path(program, after, second)
-            if message is AGAIN and check == "trains-on-val":
-                message = "weights were adapted to validation tokens before these are scored for the last time"
-            findings[check] = Finding(check, Status.FLAG, message, flow)
+        flow = (*(path(program, before, first) if first else ()), place(program, after.node, after.module, second))
+        if before is after:
+            flow = path(program, after, second)
+        for check, message in said.items():
+            findings.setdefault(check, Finding(check, Status.FLAG, message, flow))
     # A second pass later on does not change how the first one was made; weights that knew the tokens before it do.
     bad = {pair.before.node for pair in order.pairs.values() if not pair.again or pair.turn is not None}
     legal = [

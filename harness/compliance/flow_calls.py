@@ -287,7 +287,7 @@ def method(engine, base, name, arguments, keywords, node, scope) -> Value:
     if name == "where" and len(arguments) > 1:
         return picked(engine, arguments[0], base, arguments[1], node, scope)
     if name in EXTREMES and (arguments or keywords):
-        along = bool(keywords.keys() & {"dim", "axis"}) or isinstance(arguments[0].constant, int)
+        along = bool(keywords.keys() & {"dim", "axis"}) or any(isinstance(one.constant, int) for one in arguments[:1])
         result = extreme(engine, [base, *arguments], along, node, scope)
         if result is not None:
             return result
@@ -916,8 +916,7 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
     if (name in SUMS and len(arguments) == 1 and not keywords.keys() & {"dim", "axis"}) or name in MIDDLES:
         return derived(engine, arguments, drop=OF_ONE)
     if name in {"isnan", "isinf"} and arguments:
-        content = derived(engine, arguments, drop=SEEN)
-        return content
+        return derived(engine, arguments, drop=SEEN)
     if name in {"logaddexp", "logaddexp2", "lerp"} and len(arguments) > 1:
         result = derived(engine, arguments)
         if result.labels & EACH:

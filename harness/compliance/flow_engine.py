@@ -14,7 +14,6 @@ import contextlib
 import re
 import sys
 from dataclasses import dataclass
-from functools import lru_cache
 
 from harness.compliance import flow_calls
 from harness.compliance.flow_gates import differences, mixing_weights, operands_of, sliced
@@ -1947,7 +1946,6 @@ class Engine:
         return self.evaluate(node.value, scope)
 
 
-@lru_cache(maxsize=4096)
 def name_labels(text: str) -> int:
     """What a string says about files, if it looks like a path or pattern."""
     if len(text) > 300 or " " in text.strip():

@@ -23,6 +23,7 @@ from harness.compliance.parsing import Unreadable, decode
 from harness.errors import InputError
 
 SUBMISSION_TOML = "submission.toml"
+METADATA = re.compile(r"submission\w*\.json")  # of a record folder
 IGNORED = frozenset({".git", "__pycache__", ".venv", ".ruff_cache", ".pytest_cache"})
 MAX_NAMES = 10_000  # files and folders of one target
 MAX_DEPTH = 32  # folders inside each other
@@ -183,7 +184,7 @@ def _kind(folder: Path) -> Kind | None:
         return Kind.SUBMISSION
     if len(names) == MAX_NAMES:  # what decides may be among those that were not listed: to be looked at, and held
         return Kind.RECORD
-    if any(re.fullmatch(r"submission\w*\.json", name) or name.endswith((".py", ".log")) for name in names):
+    if any(METADATA.fullmatch(name) or name.endswith((".py", ".log")) for name in names):
         return Kind.RECORD
     return None
 
@@ -308,12 +309,8 @@ def _commands_of_toml(files: tuple[TargetFile, ...], findings: list[Finding]) ->
 
 
 def _commands_of_documents(files: tuple[TargetFile, ...], findings: list[Finding]) -> list[Command]:
-    """The commands of README files and shell scripts; a script's come first, because people copy what they run."""
-    texts = _documents(files, findings)
-    return documented_commands(sorted(texts, key=lambda named: (not named[0].endswith(".sh"), named[0])))
-
-
-def _documents(files: tuple[TargetFile, ...], findings: list[Finding]) -> list[tuple[str, str]]:
+    """The commands of README files and shell scripts; a script's come first, because people copy what they run. Where
+    there are none, the settings that they list."""
     texts = []
     for file in files:
         if file.suffix == ".sh" or re.match(r"(?i)readme", file.name):
@@ -321,7 +318,8 @@ def _documents(files: tuple[TargetFile, ...], findings: list[Finding]) -> list[t
                 texts.append((file.path, file.text()))
             except OSError as error:
                 findings.append(_held("unreadable", file.path, f"cannot be read: {error.strerror}"))
-    return texts
+    commands = documented_commands(sorted(texts, key=lambda named: (not named[0].endswith(".sh"), named[0])))
+    return commands or documented_settings(texts)
 
 
 def _runs(
@@ -331,7 +329,7 @@ def _runs(
     rules' number of GPUs; where the documents give none, the code's defaults are judged."""
     matched = []
     for command in commands:
-        source = _source_of(command, sources, files, findings)
+        source = _source_of(command, sources, files, findings) if command.script else None
         if source is not None:
             matched.append((command, source))
     if kind is Kind.SUBMISSION:
@@ -346,8 +344,8 @@ def _runs(
         return ()
     fitting = [command for command, source in matched if source == entry]
     if not fitting:
-        listed = documented_settings(_documents(files, [])) if not commands else None
-        return (_run(listed or Command(""), entry),)
+        settings = next((command for command in commands if not command.script), Command(""))
+        return (_run(settings, entry),)
     # Several commands may be shown: ablations, other machines, one per seed. The first for eight GPUs is the record's.
     best = max(fitting, key=lambda command: (command.processes == GPUS, command.processes > 1))
     return (_run(best, entry),)
@@ -438,7 +436,7 @@ def _is_folder_of_its_own(folder: Path) -> bool:
     """Whether a folder is a submission or a record, and not just one with Python files in it."""
     names = set(os.listdir(folder))
     return SUBMISSION_TOML in names or (
-        any(re.fullmatch(r"submission\w*\.json|train_gpt\w*\.py", name) for name in names)
+        any(METADATA.fullmatch(name) or re.fullmatch(r"train_gpt\w*\.py", name) for name in names)
         and not ({".git", "records", "pyproject.toml"} & names)
     )
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.compliance.findings import Finding, Place, Source, Status
-from harness.compliance.inputs import Kind, Target, TargetFile
+from harness.compliance.inputs import METADATA, Kind, Target, TargetFile
 from harness.compliance.logs import SPLIT_BYTES, Evaluation, Run, Stage, is_log, parse_log
 from harness.compliance.parsing import Unreadable, parse
 from harness.evidence.record import SignificanceRecord
@@ -196,7 +196,7 @@ def read_record_folder(target: Target, findings: list[Finding]) -> RecordFolder:
 
 
 def _read_claims(target: Target, findings: list[Finding]) -> Claims | None:
-    named = [file for file in target.files if re.fullmatch(r"submission\w*\.json", file.path)]
+    named = [file for file in target.files if METADATA.fullmatch(file.path)]
     if not named:
         findings.append(_finding("record-schema", Status.FLAG, "the folder has no submission.json"))
         return None

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator
 
 FACTS_PATH = "/in/probe.json"
 OPEN_AT_START = sorted(int(name) for name in os.listdir("/proc/self/fd"))  # the last one is the listing's own
-ATTACK_SECONDS = 3  # an attack that takes longer was not denied
+ATTACK_SECONDS = 10  # an attack that takes longer was not denied; a busy disk is no reason to take one for a hole
 
 # What the kernel says when a wall stands. Any other error means that a call went further than it should.
 REFUSALS = frozenset(
@@ -306,10 +306,9 @@ def leave_bytes_in_a_cache() -> str:
     caches = [f"{home}/.cache", f"{home}/.triton", f"{home}/.nv", "/root/.cache", "/var/cache", "/var/lib", "/var/tmp"]
     folders = [path for path in caches if os.path.isdir(path) and not path.startswith("/tmp/")]  # /tmp is the sandbox's
     for prefix in {sys.prefix, sys.base_prefix}:
-        for folder, names, _ in os.walk(prefix):
+        for folder, _, _ in os.walk(prefix):
             if os.access(folder, os.W_OK) or os.path.basename(folder) == "__pycache__":
                 folders.append(folder)
-            names[:] = [name for name in names if not os.path.islink(os.path.join(folder, name))]
     return each({folder: lambda folder=folder: create(f"{folder}/golf-probe-{os.getpid()}") for folder in folders})
 
 

@@ -129,12 +129,12 @@ def test_hostile_documents_end() -> None:
     ],
 )
 def test_a_block_of_nothing_but_settings_is_how_it_was_run(readme: str, known: dict, unknown: set) -> None:
-    settings = documented_settings([("README.md", readme)])
-    assert settings is not None and settings.environment == known and settings.unknown == unknown
+    (settings,) = documented_settings([("README.md", readme)])
+    assert (settings.script, settings.environment, settings.unknown) == ("", known, unknown)
 
 
 @pytest.mark.parametrize(
     "readme", ["", "```\nCACHE=1\nls\n```\n", "CACHE=1\n", "```python\nCACHE=1\n```\n", "```\nx=1\n```"]
 )
 def test_other_blocks_are_no_settings(readme: str) -> None:
-    assert documented_settings([("README.md", readme)]) is None
+    assert documented_settings([("README.md", readme)]) == []

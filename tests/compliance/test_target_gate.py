@@ -418,3 +418,18 @@ def test_a_sum_of_very_many_terms_is_no_mixture(more: int, found: int) -> None:
     one = load_program([entry], entry, {}, ())
     (statement,) = one.entry.tree.body
     assert len(mixing_weights(one, statement.value, one.entry.scope)) == found
+
+
+@pytest.mark.parametrize("call", ["logits.max(keepdims=True)", "logits.max()", "np.max(logits, keepdims=True)"])
+def test_a_largest_one_of_all_needs_no_axis(call: str) -> None:
+    body = f"""
+def evaluate(net, val):
+    total, count = 0.0, 0
+    for x, y in batches(val):
+        logits = net.logits(x)[0]
+        logits = logits - {call}
+        total += F.cross_entropy(logits, y[0]).item() * y.numel()
+        count += y.numel()
+    return bits(total, count, val.numel() * 2.4)
+"""
+    assert verdicts(body) == {}
