@@ -140,7 +140,7 @@ class Engine:
         self.truths: dict[tuple[ast.expr, object], object] = {}  # of conditions, by constants alone
         self.packages: set[Value] = set()  # the values of `externals`
         self.chains: dict[ast.Attribute, tuple[Value, Value]] = {}  # attributes of packages: of what, and which
-        self.memo: dict[object, tuple[Value, Block, tuple]] = {}
+        self.memo: dict[object, tuple[Value, Block, tuple, frozenset]] = {}
         self.contexts: dict[object, int] = {}
         self.settled: dict[Object, int] = {}  # of functions: calls with nothing but constants
         self.joined: dict[object, dict[str, Value]] = {}
@@ -157,6 +157,7 @@ class Engine:
         self.work = 0
         self.depth = 0
         self.hooks: dict[Object, Value] = {}
+        self.filled: set[Object] = set()  # tables that the running function wrote to, or what it called
         self.asked = 0  # labels of the condition that was evaluated last
         self.asked_step: Step | None = None
         self.choosing: list[Step | None] = []  # of each branch around that is taken by what is seen: how it is seen
@@ -230,6 +231,8 @@ class Engine:
         if self.turn == 1:
             self.first_seen[kind, node] = self.first_seen.get((kind, node), 0) | value.labels
         first = self.first_seen.get((kind, node), 0)
+        if kind == "write":
+            self.filled.update(objects)
         self.block.children.append(Event(kind, node, scope.module, value, frozenset(objects), sources, first))
 
     def step(self, value: Value, node, scope, note, labels=0, **changes) -> Value:
@@ -1832,10 +1835,11 @@ class Engine:
             return EMPTY
         self.contexts[context] = count + 1
         inner = Scope(outer.module, self.program.scope_of.get(function, outer.program_scope), outer, context)
-        inner.values = values
+        given, inner.values = list(values.values()), values
         self.running[ref] = self.running.get(ref, 0) + 1
         self.depth += 1
         before, self.block = self.block, Block("call", node, scope.module)
+        filled, self.filled = self.filled, set()
         choosing, self.choosing = self.choosing, []
         try:
             if isinstance(function, ast.Lambda):
@@ -1844,6 +1848,7 @@ class Engine:
                 self.statements(function.body, inner)
         finally:
             block, self.block = self.block, before
+            mine, self.filled = self.filled, filled
             self.choosing = choosing
             self.depth -= 1
             self.running[ref] -= 1
@@ -1852,11 +1857,36 @@ class Engine:
             container = self.allocate("container", function, inner, "yields")
             self.store_element(container, inner.yields)
             result = container.value
-        self.memo[key] = (result, block, self.gated_arguments(function, inner, arguments))
+        if mine:
+            block.gone = frozenset(mine - self.reachable([result, *given], outer))
+        self.memo[key] = (result, block, self.gated_arguments(function, inner, arguments), mine - block.gone)
         return self.called(*self.memo[key], node, scope)
 
-    def called(self, result, block, gated, node, scope) -> Value:
+    def reachable(self, values, scope) -> set[Object]:
+        """All objects that can be come by from values, from a scope and those around it, and from any module."""
+        found: set[Object] = set()
+        scopes: set[Scope] = set()
+        waiting = [*values, scope, *self.module_scopes.values()]
+        while waiting:
+            one = waiting.pop()
+            if isinstance(one, Value):
+                waiting.extend(one.items or ())
+                waiting.extend(one.refs - found)
+            elif isinstance(one, Object) and one not in found:
+                found.add(one)
+                waiting.extend((*one.fields.values(), one.element, one.extra))
+            elif isinstance(one, Scope) and one not in scopes:  # of a function that is kept, too
+                scopes.add(one)
+                waiting.extend((*one.values.values(), one.parent))
+            elif isinstance(one, (tuple, list)):
+                waiting.extend(one)
+            elif isinstance(one, dict):
+                waiting.extend(one.values())
+        return found
+
+    def called(self, result, block, gated, filled, node, scope) -> Value:
         """A function was walked, now or before."""
+        self.filled |= filled
         if block.children:
             self.block.children.append(block)
         for index, value in gated:

@@ -111,6 +111,8 @@ class Order:
                 for one in inner:
                     after.take(one)
                 if after is not None:
+                    for table in child.gone:
+                        after.tables.pop(table, None)
                     state.__dict__.update(after.__dict__)
             else:
                 returns += self.loop(child, state)

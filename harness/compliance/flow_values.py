@@ -274,10 +274,12 @@ class Event:
 @dataclass(eq=False, slots=True)
 class Block:
     """kind: sequence, call, loop, branch (whose children are alternatives). ends: how an alternative leaves, if it
-    does: return, raise, loop (break or continue); of a loop, "once" if it turns no second time."""
+    does: return, raise, loop (break or continue); of a loop, "once" if it turns no second time. gone: tables of a call
+    that nothing refers to when it is over; the next call makes others."""
 
     kind: str
     node: ast.AST | None = None
     module: object = None
     children: list = field(default_factory=list)
     ends: str = ""
+    gone: frozenset = NONE

@@ -570,6 +570,48 @@ def evaluate(net, val):
     return bits(total, count, val.numel() * 2.4)
 """
 
+# A cache that learns what was scored; the same one in a second evaluation knows what is to be scored.
+COUNTS = """
+class Counts:
+    def __init__(self):
+        self.next = {}
+
+    def learn(self, ids):
+        for i in range(2, len(ids)):
+            self.next.setdefault((ids[i - 2], ids[i - 1]), Counter())[ids[i]] += 1
+
+    def chance(self, ids, i):
+        row = self.next.get((ids[i - 2], ids[i - 1]))
+        return row[ids[i]] / sum(row.values())
+
+def made():
+    cache = Counts()
+    return cache
+
+def keeper():
+    own = Counts()
+    def found():
+        return own
+    return found
+
+kept = Counts()
+recall = keeper()
+everything = []
+
+def evaluate(net, val):
+    ids = val.tolist()
+    MADE
+    total, count = 0.0, 0
+    for start in range(2, len(ids) - 513, 512):
+        x, y = val[start - 1 : start + 511], val[start : start + 512]
+        own = F.log_softmax(net.logits(x[None])[0], -1).gather(-1, y[:, None])[:, 0].exp().tolist()
+        for j in range(512):
+            total -= math.log(0.5 * own[j] + 0.5 * cache.chance(ids, start + j))
+            count += 1
+        LEARN
+    return bits(total, count, val.numel() * 2.4)
+"""
+
 SCORE_FIRST = """
 def evaluate(net, val):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.002)
@@ -854,6 +896,38 @@ FLAG, CLEAN = Status.FLAG, Status.CLEAN
 
 def test_a_cache_of_the_whole_split_before_scoring_is_flagged():
     assert verdicts(TWO_PASS) == {"two-pass-rescoring": FLAG}
+
+
+@pytest.mark.parametrize(
+    ("made", "learn", "tail"),
+    [
+        ("cache = Counts()", "cache.learn(ids[start : start + 512])", "evaluate(net, val), evaluate(net, val[:4096])"),
+        ("cache = made()", "cache.learn(ids[start : start + 512])", "evaluate(net, val), evaluate(net, val[:4096])"),
+        ("cache = Counts()", "cache.learn(ids[start : start + 512])", "[evaluate(net, val) for _ in range(3)][-1]"),
+    ],
+    ids=["by itself", "by a helper", "in a loop"],
+)
+def test_a_cache_that_each_evaluation_makes_anew_knows_nothing_of_the_one_before(made, learn, tail):
+    tail = TAIL.replace("evaluate(net, val)", tail)
+    assert verdicts(COUNTS.replace("MADE", made).replace("LEARN", learn), tail=tail) == {}
+
+
+@pytest.mark.parametrize(
+    ("made", "learn"),
+    [
+        ("cache = kept", "cache.learn(ids[start : start + 512])"),  # of the module
+        ("cache = net.cache", "cache.learn(ids[start : start + 512])"),  # of what is passed
+        ("cache = recall()", "cache.learn(ids[start : start + 512])"),  # of a function that is kept
+        ("cache = Counts()\n    everything.append(cache)", "everything[-1].learn(ids[start : start + 512])"),
+        ("cache = Counts()\n    net.rows = cache.next", "net.rows and cache.learn(ids[start : start + 512])"),
+    ],
+    ids=["module", "argument", "closure", "list", "part"],
+)
+def test_a_cache_that_outlives_an_evaluation_knows_its_tokens(made, learn):
+    tail = TAIL.replace("evaluate(net, val)", "evaluate(net, val), evaluate(net, val)")
+    tail = tail.replace("    train(", "    net.cache = Counts()\n    train(")
+    body = COUNTS.replace("MADE", made).replace("LEARN", learn)
+    assert verdicts(body, tail=tail) == {"two-pass-rescoring": FLAG}
 
 
 @pytest.mark.parametrize("body", [SCORE_FIRST, LORA_SCORE_FIRST], ids=["weights", "adapter"])

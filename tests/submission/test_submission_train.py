@@ -117,11 +117,11 @@ def test_training_ends_inside_its_budget_with_a_rate_near_zero(tiny, capsys):
 
 @pytest.mark.alone  # it trains by the clock
 def test_the_phase_learns_and_leaves_one_file(tiny, tmp_path, capsys):
-    """Text that repeats is learned in two seconds; preparation opens no shard."""
+    """Text that repeats is learned in a second; a busy machine may take some more."""
     (tmp_path / "train").mkdir()
     (tmp_path / "out").mkdir()
     write_shard(tmp_path / "train" / "shard.bin", np.tile(np.arange(40), 200))
-    run(tiny, Phase(seed=0, threads=2, clock_seconds=3.0, vocab_size=48), tmp_path / "train", tmp_path / "out")
+    run(tiny, Phase(seed=0, threads=1, clock_seconds=8.0, vocab_size=48), tmp_path / "train", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint.safetensors"]
     weights = load_file(tmp_path / "out" / "checkpoint.safetensors")
     model = Transformer(tiny.model)
