@@ -1239,17 +1239,21 @@ class Engine:
         outcome = 0
         for _, keys, lossy, table, vocabulary in above:
             for _, other_keys, other_lossy, other_table, _ in below:
-                extra = keys - other_keys
                 if vocabulary:
                     continue
-                if extra and extra & lossy and keys > other_keys:
+                extra = keys - other_keys
+                more = bool(extra) and keys > other_keys
+                if extra and not more:  # written twice: h(t[i - 1]) and h(t[i - 1], t[i])
+                    extra = more_tokens(keys, other_keys)
+                    more = bool(extra)
+                if more and extra & lossy:
                     outcome |= COUNT_TARGET | SEEN
                     self.target_sites.update(tag[1] for tag in extra)
                     self.context_keys.add(frozenset(tag[1] for tag in other_keys))
                     note = "a count under a hash of the context and one more token, divided by the context's count"
                 elif table is not other_table and keys == other_keys and lossy and other_lossy and EXACT not in lossy:
                     outcome |= COUNT_OPEN if self.turn > 1 else 0  # the first walk has not seen all that is written
-                elif extra and keys > other_keys:
+                elif more:
                     tags = frozenset(
                         tag for tag in tags if not (type(tag) is tuple and tag[0] == "count" and tag[1] == keys)
                     )
@@ -2044,6 +2048,36 @@ def compared(labels: int, op, values) -> int:
     if number and bound in (0, 1) and labels & BYTES and not labels & LOSS:
         return 0  # a token without bytes
     return CHOSEN
+
+
+def more_tokens(keys: frozenset, fewer: frozenset) -> frozenset:
+    """The places, by their words, where one key reads tokens and another does not, if that one reads no others; else
+    none."""
+    theirs = {words_of(tag) for tag in fewer}
+    extra = {tag: words for tag in keys if (words := words_of(tag)) not in theirs}
+    mine = {words_of(tag) for tag in keys}
+
+    def covers(words) -> bool:
+        place, end = words
+        return words in mine or any(place == other and end < last for other, last in extra.values())
+
+    return frozenset(extra) if all(map(covers, theirs)) else NONE
+
+
+def words_of(tag: tuple) -> tuple[tuple, int]:
+    """What a place where tokens are read says, and how far beyond this a slice goes: 1 for t[i : j + 1], 0 for t[i]."""
+    _, node, context = tag
+    index, end = node.slice, 0
+    parts = [node.value, index]
+    if isinstance(index, ast.Slice) and index.upper is not None:
+        upper = index.upper
+        if isinstance(upper, ast.BinOp) and isinstance(upper.op, (ast.Add, ast.Sub)):
+            number = getattr(upper.right, "value", None)
+            if type(number) is int:
+                end = number if isinstance(upper.op, ast.Add) else -number
+                upper = upper.left
+        parts = [node.value, index.lower, upper, index.step]
+    return (context, isinstance(index, ast.Slice), *(ast.dump(part) if part is not None else "" for part in parts)), end
 
 
 def target_lost(key: Value) -> bool:

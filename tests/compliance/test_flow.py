@@ -930,6 +930,70 @@ def test_a_cache_that_outlives_an_evaluation_knows_its_tokens(made, learn):
     assert verdicts(body, tail=tail) == {"two-pass-rescoring": FLAG}
 
 
+SCALAR = """
+class Memory:
+    def __init__(self):
+        self.pairs = TABLE
+        self.rows = TABLE
+
+    def keys(self, ids, i):
+        KEYS
+
+    def learn(self, ids, i):
+        a, b = self.keys(ids, i)
+        self.rows[a] += 1
+        self.pairs[b] += 1
+
+    def chance(self, ids, i):
+        a, b = self.keys(ids, i)
+        hits, seen = self.pairs[b], self.rows[a]
+        return hits / seen
+
+def evaluate(net, val):
+    ids, memory = val.tolist(), Memory()
+    total, count = 0.0, 0
+    for start in range(2, len(ids) - 513, 512):
+        x, y = val[start - 1 : start + 511], val[start : start + 512]
+        own = F.log_softmax(net.logits(x[None])[0], -1).gather(-1, y[:, None])[:, 0].exp().tolist()
+        for j in range(512):
+            total -= math.log(0.5 * own[j] + 0.5 * memory.chance(ids, start + j))
+            count += 1
+            memory.learn(ids, start + j)
+    return bits(total, count, val.numel() * 2.4)
+"""
+HASHED_KEYS = {
+    "a key goes on": "key = ids[i - 1] * 36313 ^ ids[i - 2] * 27191; return key % SIZE, (key ^ ids[i] * 51647) % SIZE",
+    "written twice": "return hash((ids[i - 2], ids[i - 1])) % SIZE, hash((ids[i - 2], ids[i - 1], ids[i])) % SIZE",
+    "slices": "return hash(tuple(ids[i - 2 : i])) % SIZE, hash(tuple(ids[i - 2 : i + 1])) % SIZE",
+    "negative": "return hash(tuple(ids[i - 3 : i - 1])) % SIZE, hash(tuple(ids[i - 3 : i])) % SIZE",
+}
+EXACT_KEYS = {
+    "written twice": "return (ids[i - 2], ids[i - 1]), (ids[i - 2], ids[i - 1], ids[i])",
+    "slices": "return tuple(ids[i - 2 : i]), tuple(ids[i - 2 : i + 1])",
+}
+OTHER_KEYS = {
+    "two contexts": "return hash((ids[i - 2], ids[i - 1])) % SIZE, hash((ids[i - 4], ids[i - 3], ids[i - 5])) % SIZE",
+    "two slices": "return hash(tuple(ids[i - 4 : i - 2])) % SIZE, hash(tuple(ids[i - 2 : i])) % SIZE",
+}
+
+
+@pytest.mark.parametrize("keys", HASHED_KEYS.values(), ids=HASHED_KEYS)
+def test_a_hash_of_one_token_more_is_recognised_by_the_words(keys):
+    body = SCALAR.replace("KEYS", keys).replace("TABLE", "np.zeros(SIZE)").replace("SIZE", "1000")
+    assert verdicts(body) == {"target-keyed-cache": FLAG}
+
+
+@pytest.mark.parametrize("keys", EXACT_KEYS.values(), ids=EXACT_KEYS)
+def test_exact_keys_of_one_token_more_count_what_they_say(keys):
+    assert verdicts(SCALAR.replace("KEYS", keys).replace("TABLE", "Counter()")) == {}
+
+
+@pytest.mark.parametrize("keys", OTHER_KEYS.values(), ids=OTHER_KEYS)
+def test_a_hash_of_other_tokens_is_none_of_one_token_more(keys):
+    body = SCALAR.replace("KEYS", keys).replace("TABLE", "np.zeros(SIZE)").replace("SIZE", "1000")
+    assert FLAG not in verdicts(body).values()
+
+
 @pytest.mark.parametrize("body", [SCORE_FIRST, LORA_SCORE_FIRST], ids=["weights", "adapter"])
 def test_scoring_a_chunk_before_learning_from_it_is_recognised(body):
     assert verdicts(body) == {"score-first-ttt": CLEAN}
