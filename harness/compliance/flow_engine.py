@@ -411,12 +411,14 @@ class Engine:
             other = second.get(name)
             if other is one or other is None:
                 continue
-            likelihoods = one.labels & other.labels & EACH and not self.tilts(one, other)
-            if likelihoods and not self.stabilises(node, scope):
-                first[name] = self.gated(one, step, node, scope, "what was seen decides which of two scores counts")
-            else:
-                nothing = one.constant is None or other.constant is None
-                first[name] = self.seen_through(one, step, CHOSEN | ABSENT if nothing else CHOSEN)
+            first[name] = self.chosen(one, one, other, step, node, scope)
+
+    def chosen(self, result, one, other, step, node, scope) -> Value:
+        """What comes of it that one of two values was chosen by what is seen."""
+        if one.labels & other.labels & EACH and not self.tilts(one, other) and not self.stabilises(node, scope):
+            return self.gated(result, step, node, scope, "what was seen decides which of two scores counts")
+        nothing = one.constant is None or other.constant is None
+        return self.seen_through(result, step, CHOSEN | ABSENT if nothing else CHOSEN)
 
     def choose_left(self, after, before, step):
         """What is seen decides that a loop is left, with these names."""
@@ -720,7 +722,7 @@ class Engine:
         return "raise"
 
     def exec_Break(self, node, scope):
-        if scope.loops and not self.choosing:  # there the branch says what was decided by it
+        if scope.loops:
             scope.loops[-1].append(dict(scope.values))
         return "loop"
 
@@ -1065,11 +1067,7 @@ class Engine:
 
     def one_of(self, first, second, step, node, scope) -> Value:
         """One of two values, chosen by what is seen."""
-        result = join(first, second)
-        likelihoods = first.labels & second.labels & EACH and not self.tilts(first, second)
-        if likelihoods and not self.stabilises(node, scope):
-            return self.gated(result, step, node, scope, "what was seen decides which of two scores counts")
-        return self.seen_through(result, step, CHOSEN)
+        return self.chosen(join(first, second), first, second, step, node, scope)
 
     def eval_BoolOp(self, node, scope):
         values = [self.evaluate(one, scope) for one in node.values]
@@ -2066,7 +2064,7 @@ def more_tokens(keys: frozenset, fewer: frozenset) -> frozenset:
 
 def words_of(tag: tuple) -> tuple[tuple, int]:
     """What a place where tokens are read says, and how far beyond this a slice goes: 1 for t[i : j + 1], 0 for t[i]."""
-    _, node, context = tag
+    node = tag[1]
     index, end = node.slice, 0
     parts = [node.value, index]
     if isinstance(index, ast.Slice) and index.upper is not None:
@@ -2077,7 +2075,7 @@ def words_of(tag: tuple) -> tuple[tuple, int]:
                 end = number if isinstance(upper.op, ast.Add) else -number
                 upper = upper.left
         parts = [node.value, index.lower, upper, index.step]
-    return (context, isinstance(index, ast.Slice), *(ast.dump(part) if part is not None else "" for part in parts)), end
+    return (isinstance(index, ast.Slice), *(ast.dump(part) if part is not None else "" for part in parts)), end
 
 
 def target_lost(key: Value) -> bool:

@@ -930,6 +930,30 @@ def test_a_cache_that_outlives_an_evaluation_knows_its_tokens(made, learn):
     assert verdicts(body, tail=tail) == {"two-pass-rescoring": FLAG}
 
 
+FILLED_BY = {
+    "of the module": ("def fill(ids):\n    kept.learn(ids)\n", "cache = kept\n    fill(ids)"),
+    "given back": (
+        "def build(ids):\n    cache = Counts()\n    cache.learn(ids)\n    return cache\n",
+        "cache = build(ids)",
+    ),
+    "given back with another": (
+        "def build(ids):\n    cache = Counts()\n    cache.learn(ids)\n    return len(ids), cache\n",
+        "_, cache = build(ids)",
+    ),
+    "two functions around": (
+        "",
+        "cache = Counts()\n    def outer(some):\n        def inner(part):\n            cache.learn(part)\n"
+        "        inner(some)\n    outer(ids)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("helper", "made"), FILLED_BY.values(), ids=FILLED_BY)
+def test_a_cache_that_a_function_fills_is_kept_by_whoever_can_name_it(helper, made):
+    body = COUNTS.replace("def evaluate", helper + "\ndef evaluate").replace("MADE", made).replace("LEARN", "pass")
+    assert verdicts(body) == {"two-pass-rescoring": FLAG}
+
+
 SCALAR = """
 class Memory:
     def __init__(self):
@@ -967,6 +991,13 @@ HASHED_KEYS = {
     "slices": "return hash(tuple(ids[i - 2 : i])) % SIZE, hash(tuple(ids[i - 2 : i + 1])) % SIZE",
     "negative": "return hash(tuple(ids[i - 3 : i - 1])) % SIZE, hash(tuple(ids[i - 3 : i])) % SIZE",
 }
+IN_TWO = """
+    def context(self, ids, i):
+        return hash((ids[i - 2], ids[i - 1])) % SIZE
+
+    def whole(self, ids, i):
+        return hash((ids[i - 2], ids[i - 1], ids[i])) % SIZE
+"""
 EXACT_KEYS = {
     "written twice": "return (ids[i - 2], ids[i - 1]), (ids[i - 2], ids[i - 1], ids[i])",
     "slices": "return tuple(ids[i - 2 : i]), tuple(ids[i - 2 : i + 1])",
@@ -980,6 +1011,12 @@ OTHER_KEYS = {
 @pytest.mark.parametrize("keys", HASHED_KEYS.values(), ids=HASHED_KEYS)
 def test_a_hash_of_one_token_more_is_recognised_by_the_words(keys):
     body = SCALAR.replace("KEYS", keys).replace("TABLE", "np.zeros(SIZE)").replace("SIZE", "1000")
+    assert verdicts(body) == {"target-keyed-cache": FLAG}
+
+
+def test_a_hash_of_one_token_more_is_recognised_in_a_function_of_its_own():
+    body = SCALAR.replace("KEYS", "return self.context(ids, i), self.whole(ids, i)" + IN_TWO)
+    body = body.replace("TABLE", "np.zeros(SIZE)").replace("SIZE", "1000")
     assert verdicts(body) == {"target-keyed-cache": FLAG}
 
 

@@ -4,7 +4,7 @@ evaluates a distribution, passes."""
 from __future__ import annotations
 
 import pytest
-from test_flow import TAIL, findings_of, verdicts
+from test_flow import SCALAR, TAIL, findings_of, verdicts
 
 from harness.compliance.findings import Source, Status
 from harness.compliance.flow_gates import mixing_weights
@@ -91,6 +91,15 @@ MIXES = {
     "logaddexp": """
         share = np.where(found, rate, 1e-9)
         loss = -np.logaddexp(np.log(share) + np.log(guess + 1e-12), np.log1p(-share) - loss)
+""",
+    "logaddexp, written out": """
+        share = np.where(found, rate, 1e-9)
+        loss = -np.logaddexp(np.log(share) + np.log(guess + 1e-12), np.log(1 - share) - loss)
+""",
+    "scaled where it lies": """
+        mixed = (1 - rate) * own + rate * guess
+        mixed[found] *= 1.1
+        loss = -np.log(np.maximum(mixed, 1e-12))
 """,
     "one by one": """
         for i in range(512):
@@ -433,3 +442,74 @@ def evaluate(net, val):
     return bits(total, count, val.numel() * 2.4)
 """
     assert verdicts(body) == {}
+
+
+# -- one token at a time --------------------------------------------------------------------------------------------
+
+KEYS = "key = ids[i - 1] * 36313 ^ ids[i - 2] * 27191; return key % 1000, (key ^ ids[i] * 51647) % 1000"
+ONE_BY_ONE = (
+    SCALAR.replace("KEYS", KEYS)
+    .replace("TABLE", "np.zeros(1000)")
+    .replace("self.pairs =", "self.share = 0.5\n        self.pairs =")
+    .replace("return hits / seen", "ANSWER")
+    .replace("total -= math.log(0.5 * own[j] + 0.5 * memory.chance(ids, start + j))", "USE")
+)
+HALF = "if guess GIVEN:\n                p = 0.5 * p + 0.5 * guess"
+SHARED = "guess, share = guess\n            p = (1 - share) * p + share * guess"
+LOOKS = {
+    "nothing for no hits": ("return hits / seen if hits > 0 else None", HALF.replace("GIVEN", "is not None")),
+    "nothing on a branch": (
+        "if hits == 0:\n            return None\n        return hits / seen",
+        HALF.replace("GIVEN", "is not None"),
+    ),
+    "minus one for no hits": (
+        "if hits == 0:\n            return -1\n        return hits / seen",
+        HALF.replace("GIVEN", "!= -1"),
+    ),
+    "a weight with it": ("if hits == 0:\n            return 0.0, 0.0\n        return hits / seen, 0.5", SHARED),
+    "a weight of its own": (
+        "share = 0.5\n        if hits == 0:\n            share = 0.0\n        return hits / seen, share",
+        SHARED,
+    ),
+    "what this token left": (
+        "return hits / seen",
+        "memory.share = 0.9 if guess > 0.5 else 0.1\n            share = memory.share\n"
+        "            p = (1 - share) * p + share * guess",
+    ),
+}
+DOES_NOT_LOOK = {
+    "nothing for a new context": ("return hits / seen if seen > 1 else None", HALF.replace("GIVEN", "is not None")),
+    "nothing on a branch": (
+        "if seen < 2:\n            return None\n        return hits / seen",
+        HALF.replace("GIVEN", "is not None"),
+    ),
+    "minus one for a new context": (
+        "if seen < 2:\n            return -1\n        return hits / seen",
+        HALF.replace("GIVEN", "!= -1"),
+    ),
+    "below zero for a new context": (
+        "if seen < 2:\n            return -1.0\n        return hits / seen",
+        HALF.replace("GIVEN", ">= 0"),
+    ),
+    "a weight with it": ("if seen < 2:\n            return 0.0, 0.0\n        return hits / seen, 0.5", SHARED),
+    "what the last token left": (
+        "return hits / seen",
+        "share = memory.share\n            p = (1 - share) * p + share * guess\n"
+        "            memory.share = 0.9 if guess > 0.5 else 0.1",
+    ),
+}
+
+
+def one_by_one(answer: str, use: str) -> str:
+    taken = f"p, guess = own[j], memory.chance(ids, start + j)\n            {use}\n            total -= math.log(p)"
+    return ONE_BY_ONE.replace("ANSWER", answer).replace("USE", taken)
+
+
+@pytest.mark.parametrize(("answer", "use"), LOOKS.values(), ids=LOOKS)
+def test_an_answer_that_depends_on_the_token_s_own_count_is_flagged(answer, use):
+    assert verdicts(one_by_one(answer, use)) == BOTH
+
+
+@pytest.mark.parametrize(("answer", "use"), DOES_NOT_LOOK.values(), ids=DOES_NOT_LOOK)
+def test_an_answer_that_depends_on_the_context_s_count_is_no_gate(answer, use):
+    assert verdicts(one_by_one(answer, use)) == {"target-keyed-cache": Status.FLAG}
