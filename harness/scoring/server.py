@@ -11,7 +11,7 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,6 +65,11 @@ class _Reply:
     slot: int
     items: Sequence[Item]
 
+    def answer(self, tokens: np.ndarray) -> Answer:
+        """What is needed for its losses, with the targets from `tokens`, the val stream."""
+        targets = np.concatenate([tokens[item.targets] for item in self.items])
+        return Answer(self.rank.hello.rank, self.slot, len(self.items), self.items[0].scored, targets)
+
 
 def _sealed_memory(name: str, size: int, *, client_writes: bool) -> tuple[int, mmap.mmap]:
     """A memfd of fixed size and the harness's writable map of it. Without `client_writes` nobody can make another
@@ -105,6 +110,7 @@ class ModelServer:
         self._sequence = 0
         self._worker_count = worth_starting(len(tokens), vocab_size) if workers is None else workers
         self._workers: Workers | None = None
+        self._computing: dict[tuple[int, int], _Reply] = {}  # (rank, slot) -> what the workers have
         self._own = nats.own_memory(vocab_size)
 
     def open_gate(self) -> None:
@@ -173,12 +179,12 @@ class ModelServer:
         for number, rank in self._ranks.items():
             for slot in range(rank.hello.slots):
                 self._request(rank, slot, take(number, slot))
-        while any(rank.in_flight for rank in self._ranks.values()):
-            replies = [
-                reply for rank in self._await_reply(list(self._ranks.values())) for reply in self._take_replies(rank)
-            ]
-            self._commit(replies, fix)
-            for reply in replies:
+        while self._computing or any(rank.in_flight for rank in self._ranks.values()):
+            for reply, losses in self._next_losses():
+                if not (losses <= np.finfo(np.float32).max).all():
+                    raise Violation(Reason.SCORE_NOT_FINITE, "a loss is too large to be a number")
+                for item, row in zip(reply.items, losses.reshape(len(reply.items), -1), strict=True):
+                    fix(item, row)
                 self._request(reply.rank, reply.slot, take(reply.rank.hello.rank, reply.slot))
 
     def ask_alone(self, items: Sequence[Item], fix: Fix) -> None:
@@ -229,12 +235,21 @@ class ModelServer:
         message = {"slot": slot, "sequence": self._sequence, "rows": len(items), "length": length, "scored": scored}
         self._send(rank, {"type": "windows", **message})
 
-    def _take_replies(self, rank: _Rank) -> list[_Reply]:
-        """All replies that are there, the first of which is."""
-        replies = [self._take_reply(rank)]
-        while rank.in_flight and select.select([rank.connection], [], [], 0)[0]:
-            replies.append(self._take_reply(rank))
-        return replies
+    def _next_losses(self) -> Iterator[tuple[_Reply, np.ndarray]]:
+        """Wait until something comes; yields the replies whose losses, float64 [rows * scored], are known by it."""
+        busy = {channel.fileno(): channel for channel in self._workers.busy} if self._workers else {}
+        replied, computed = self._await(list(self._ranks.values()), busy)
+        for channel in computed:
+            for answer, losses in self._workers.receive(busy[channel]):
+                yield self._computing.pop((answer.rank, answer.slot)), losses
+        for rank in replied:
+            reply = self._take_reply(rank)
+            answer = reply.answer(self._tokens)
+            if self._workers:
+                self._computing[rank.hello.rank, reply.slot] = reply
+                self._workers.submit(answer)
+            else:
+                yield reply, nats.commit(answer.logits(rank.hello, rank.logits), answer.targets, self._own)
 
     def _take_reply(self, rank: _Rank) -> _Reply:
         message = self._receive(rank.connection)
@@ -246,40 +261,22 @@ class ModelServer:
             raise Violation(Reason.SCORE_PROTOCOL, f"reply to request {sequence!r} where {expected} was due")
         return _Reply(rank, slot, items)
 
-    def _commit(self, replies: Sequence[_Reply], fix: Fix) -> None:
-        """Fix the losses of all windows of some replies."""
-        answers = [
-            Answer(
-                rank=reply.rank.hello.rank,
-                slot=reply.slot,
-                rows=len(reply.items),
-                scored=reply.items[0].scored,
-                targets=np.concatenate([self._tokens[item.targets] for item in reply.items]),
-            )
-            for reply in replies
-        ]
-        for reply, losses in zip(replies, self._compute(answers), strict=True):
-            if not (losses <= np.finfo(np.float32).max).all():
-                raise Violation(Reason.SCORE_NOT_FINITE, "a loss is too large to be a number")
-            for item, row in zip(reply.items, losses.reshape(len(reply.items), -1), strict=True):
-                fix(item, row)
-
-    def _compute(self, answers: Sequence[Answer]) -> list[np.ndarray]:
-        if self._workers:
-            return self._workers.commit(answers)
-        ranks = self._ranks
-        return [
-            nats.commit(answer.logits(ranks[answer.rank].hello, ranks[answer.rank].logits), answer.targets, self._own)
-            for answer in answers
-        ]
-
     def _await_reply(self, ranks: list[_Rank]) -> list[_Rank]:
-        """The ranks of which something can be read. A connection more than there are ranks ends everything."""
+        """The ranks of which something can be read."""
+        return self._await(ranks, ())[0]
+
+    def _await(self, ranks: list[_Rank], others: Collection[int]) -> tuple[list[_Rank], list[int]]:
+        """The ranks and the other descriptors of which something can be read. A connection more than there are ranks
+        ends everything.
+        """
         by_descriptor = {rank.connection.fileno(): rank for rank in ranks}
-        ready = self._await_readable([self._listener.fileno(), *by_descriptor])
+        ready = self._await_readable([self._listener.fileno(), *by_descriptor, *others])
         if self._listener.fileno() in ready:
             raise Violation(Reason.SCORE_PROTOCOL, "a connection too many: each rank has one")
-        return [by_descriptor[descriptor] for descriptor in ready]
+        return (
+            [rank for descriptor, rank in by_descriptor.items() if descriptor in ready],
+            [descriptor for descriptor in others if descriptor in ready],
+        )
 
     def _await_readable(self, descriptors: list[int]) -> list[int]:
         while True:
@@ -287,6 +284,8 @@ class ModelServer:
             if ready:
                 return ready
             self._check_stopped()
+            if self._workers:
+                self._workers.check_patience()
 
     def _check_stopped(self) -> None:
         if self._stopped.is_set():

@@ -2,20 +2,23 @@
 
 Processes and not threads: numpy takes the interpreter's lock back after every call, and waking a thread for that costs
 as much as the call (docs/decisions/0005-scoring-workers.md). A worker maps the ranks' logits, gets
-targets over a socket, and returns losses or what was wrong. It ends when the harness hangs up, or ends itself.
+targets over a socket, and returns losses or what was wrong. It ends when the harness hangs up, or ends itself. Nobody
+waits for all of them: the scorer hands in answers as they come and takes back what is finished.
 
 `python -m harness.scoring.workers CHANNEL SEGMENT...` (descriptors)."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import mmap
 import os
 import subprocess
 import sys
+import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
@@ -27,8 +30,11 @@ from harness.scoring import nats, wire
 
 MOST_WORKERS = 16
 WORTH_LOGITS = 1_000_000_000  # of a whole stream: some four seconds of one core; a worker takes a quarter to start
+PART_BLOCKS = 4  # of `nats`, at least in a part: some two milliseconds, twenty times what handing it over takes
+MOST_GIVEN = 2  # parts that a worker is given: the next one lies there when it is done with one
 PATIENCE_SECONDS = 60.0  # a part takes milliseconds
 END_SECONDS = 5.0
+LOST = "a worker of the scorer was lost"
 
 
 @dataclass(frozen=True)
@@ -48,13 +54,38 @@ class Answer:
         return hello.logit_view(segment, self.slot, self.rows, self.scored).reshape(-1, hello.vocab_size)
 
 
+@dataclass
+class _Job:
+    """An answer in work: its losses, and how many parts of it are still missing."""
+
+    answer: Answer
+    losses: np.ndarray
+    missing: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of an answer, for one worker."""
+
+    job: _Job
+    rows: slice
+
+    def message(self) -> tuple[Answer, slice]:
+        """What the worker is told: the answer with the targets of these rows only."""
+        return replace(self.job.answer, targets=self.job.answer.targets[self.rows]), self.rows
+
+
 class Workers:
-    """`count` workers over the shared memory of the ranks of one model server (`descriptors`, in their order)."""
+    """`count` workers over the shared memory of the ranks of one model server (`descriptors`, in their order).
+
+    `submit` answers; whenever something can be read from one of the `busy` channels, `receive` it."""
 
     def __init__(self, hello: wire.Hello, descriptors: Sequence[int], count: int) -> None:
         self._hello = hello
-        self._channels: list[Connection] = []
+        self._given: dict[Connection, deque[_Part]] = {}  # in the order in which a worker answers
+        self._waiting: deque[_Part] = deque()
         self._processes: list[subprocess.Popen] = []
+        self._heard = 0.0
         try:
             for _ in range(count):
                 self._start(descriptors)
@@ -73,55 +104,70 @@ class Workers:
             cwd=Path(__file__).parents[2],
         )
         theirs.close()
-        self._channels.append(ours)
+        self._given[ours] = deque()
         self._processes.append(process)
         ours.send(asdict(self._hello))
 
-    def commit(self, answers: Sequence[Answer]) -> list[np.ndarray]:
-        """As `nats.commit`, for each answer. Raises RefereeError if a worker is lost."""
-        shares = self._cut(answers)
-        found: list[list[np.ndarray]] = [[] for _ in answers]
+    @property
+    def busy(self) -> list[Connection]:
+        """The channels from which something will come."""
+        return [channel for channel, given in self._given.items() if given]
+
+    def submit(self, answer: Answer) -> None:
+        """Let the workers compute, as `nats.commit`, the losses of an answer. Raises RefereeError if one is lost."""
+        if not self.busy:
+            self._heard = time.monotonic()
+        parts = self._cut(len(answer.targets))
+        job = _Job(answer, np.empty(len(answer.targets)), len(parts))
+        self._waiting.extend(_Part(job, rows) for rows in parts)
+        self._feed()
+
+    def _cut(self, count: int) -> list[slice]:
+        """Rows for each part, nearly equal: one for each worker, or fewer, of at least `PART_BLOCKS` blocks."""
+        least = PART_BLOCKS * nats.block_rows(self._hello.vocab_size)
+        parts = max(1, min(len(self._given), count // least))
+        ends = [count * number // parts for number in range(parts + 1)]
+        return [slice(first, last) for first, last in pairwise(ends)]
+
+    def _feed(self) -> None:
+        """Give what waits to the workers with the least to do."""
+        while self._waiting:
+            channel, given = min(self._given.items(), key=lambda one: len(one[1]))
+            if len(given) == MOST_GIVEN:
+                return
+            part = self._waiting.popleft()
+            given.append(part)
+            try:
+                channel.send(part.message())
+            except OSError:
+                raise RefereeError(LOST) from None
+
+    def receive(self, channel: Connection) -> list[tuple[Answer, np.ndarray]]:
+        """Take what a worker has computed: the answers that are complete by it, with their losses, float64 [rows *
+        scored]. Raises Violation as `nats.commit` does, RefereeError if a worker is lost.
+        """
         try:
-            for channel, share in zip(self._channels, shares, strict=False):
-                channel.send([(answers[number], rows) for number, rows in share])
-            heard = [self._hear(channel) for channel, _ in zip(self._channels, shares, strict=False)]
+            said = channel.recv()
         except (OSError, EOFError):
-            raise RefereeError("a worker of the scorer was lost") from None
-        for share, parts in zip(shares, heard, strict=True):
-            for (number, _), part in zip(share, parts, strict=True):
-                found[number].append(part)
-        return [np.concatenate(parts) for parts in found]
+            raise RefereeError(LOST) from None
+        self._heard = time.monotonic()
+        if not isinstance(said, np.ndarray):
+            kind, *arguments = said
+            raise {"violation": Violation, "error": RefereeError}[kind](*arguments)
+        part = self._given[channel].popleft()
+        self._feed()
+        part.job.losses[part.rows] = said
+        part.job.missing -= 1
+        return [] if part.job.missing else [(part.job.answer, part.job.losses)]
 
-    def _cut(self, answers: Sequence[Answer]) -> list[list[tuple[int, slice]]]:
-        """Parts (answer, rows) for each worker, nearly equal, but none smaller than a block but for the last."""
-        total = sum(len(answer.targets) for answer in answers)
-        size = max(math.ceil(total / len(self._channels)), nats.block_rows(self._hello.vocab_size))
-        shares: list[list[tuple[int, slice]]] = [[]]
-        room = size
-        for number, answer in enumerate(answers):
-            first = 0
-            while first < len(answer.targets):
-                if not room:
-                    shares.append([])
-                    room = size
-                last = min(first + room, len(answer.targets))
-                shares[-1].append((number, slice(first, last)))
-                room -= last - first
-                first = last
-        return shares
-
-    def _hear(self, channel: Connection) -> list[np.ndarray]:
-        if not channel.poll(PATIENCE_SECONDS):
-            raise RefereeError("a worker of the scorer does not answer")
-        said = channel.recv()
-        if isinstance(said, list):
-            return said
-        kind, *arguments = said
-        raise {"violation": Violation, "error": RefereeError}[kind](*arguments)
+    def check_patience(self) -> None:
+        """Raises RefereeError if none of the busy workers has said anything for `PATIENCE_SECONDS`."""
+        if self.busy and time.monotonic() - self._heard > PATIENCE_SECONDS:
+            raise RefereeError("the workers of the scorer do not answer")
 
     def close(self) -> None:
         """Let them end."""
-        for channel in self._channels:
+        for channel in self._given:
             channel.close()
         for process in self._processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -136,14 +182,10 @@ def work(channel: Connection, descriptors: Sequence[int]) -> None:
     segments = [mmap.mmap(descriptor, hello.logit_bytes, prot=mmap.PROT_READ) for descriptor in descriptors]
     own = nats.own_memory(hello.vocab_size)
     while True:
-        parts: list[tuple[Answer, slice]] = channel.recv()
+        answer, rows = channel.recv()
         try:
-            channel.send(
-                [
-                    nats.commit(answer.logits(hello, segments[answer.rank])[rows], answer.targets[rows], own)
-                    for answer, rows in parts
-                ]
-            )
+            logits = answer.logits(hello, segments[answer.rank])[rows]
+            channel.send(nats.commit(logits, answer.targets, own))
         except Violation as violation:
             channel.send(("violation", Reason(violation.reason), violation.text))
         except RefereeError as error:

@@ -47,9 +47,9 @@ from harness.progress import ConsoleObserver
 from harness.registry import Registration, Use, default_directory
 from harness.rules import load_rules
 from harness.sandbox.bubblewrap import BubblewrapSandbox
+from harness.scoring import nats
 from harness.scoring.bpb import TokenBytes, unigram_nats
 from harness.scoring.scorer import Scorer
-from harness.scoring.server import ModelServer
 from harness.supervisor import Log, Supervisor
 
 MINIMAL = TESTS / "honest" / "minimal"
@@ -206,11 +206,11 @@ def test_the_score_follows_from_the_kept_nats_and_the_data(honest) -> None:
     expected = np.log(np.exp(logits).sum()) - logits[val[1:]]
     for seed in record.seeds:
         kept = gzip.decompress((directory / f"seed-{seed.seed}" / "nats.f32.gz").read_bytes())
-        nats = np.frombuffer(kept, "<f4").astype(np.float64)
-        np.testing.assert_allclose(nats, expected, rtol=1e-6)
+        found = np.frombuffer(kept, "<f4").astype(np.float64)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
         assert (seed.tokens, seed.bytes) == (len(val) - 1, text_bytes)
-        assert seed.val_loss == pytest.approx(nats.mean(), rel=1e-12)
-        assert seed.val_bpb == pytest.approx(nats.sum() / math.log(2) / text_bytes, rel=1e-12)
+        assert seed.val_loss == pytest.approx(found.mean(), rel=1e-12)
+        assert seed.val_bpb == pytest.approx(found.sum() / math.log(2) / text_bytes, rel=1e-12)
         assert seed.unigram_bpb == pytest.approx(unigram_nats(val) / math.log(2) / text_bytes, rel=1e-12)
         assert seed.val_bpb > seed.unigram_bpb, "no unigram model beats the best one"
 
@@ -1094,24 +1094,24 @@ def kept_nats(directory: Path, seed: int = 1) -> np.ndarray:
 
 def test_a_scorer_that_breaks_is_an_error_with_partial_evidence(referee, monkeypatch) -> None:
     """Not the submission's fault, and what was scored until then is kept."""
-    real, calls = ModelServer._compute, []
+    real, calls = nats.commit, []
 
-    def break_after_three(self, answers):
+    def break_after_three(logits, targets, own):
         if len(calls) == 3:
             raise MemoryError("no memory left for the scorer")
-        calls.append(sum(len(answer.targets) for answer in answers))
-        return real(self, answers)
+        calls.append(len(targets))
+        return real(logits, targets, own)
 
-    monkeypatch.setattr(ModelServer, "_compute", break_after_three)
+    monkeypatch.setattr(nats, "commit", break_after_three)
     begin = time.monotonic()
     record, directory = referee.run(MINIMAL)
     assert time.monotonic() - begin < 20
     assert record.verdict is Verdict.ERROR
     assert "no memory left for the scorer" in record.reasons[0].text
-    nats = kept_nats(directory)
-    assert sum(calls) / 2 < np.isfinite(nats).sum() <= sum(calls), "all of it, but for blind probes"
-    assert np.isnan(nats).any()
-    assert record.seeds[0].nats_sha256 == hashlib.sha256(nats.tobytes()).hexdigest()
+    kept = kept_nats(directory)
+    assert sum(calls) / 2 < np.isfinite(kept).sum() <= sum(calls), "all of it, but for blind probes"
+    assert np.isnan(kept).any()
+    assert record.seeds[0].nats_sha256 == hashlib.sha256(kept.tobytes()).hexdigest()
     assert record.seeds[0].val_bpb is None
 
 

@@ -8,7 +8,8 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from servers import HELLO, random_model, serve, stream
 
 from harness.errors import Reason, RefereeError, Violation
 from harness.scoring import nats, wire
-from harness.scoring.workers import MOST_WORKERS, Answer, Workers, worth_starting
+from harness.scoring.workers import MOST_GIVEN, MOST_WORKERS, Answer, Workers, worth_starting
 
 SHAPE = wire.Hello(vocab_size=512, window=64, stride=32, batch=128, slots=2, world_size=2)
 
@@ -40,6 +41,17 @@ class Crew:
         logits = self.logits(answer)
         logits[:] = random.normal(0, 4, logits.shape)
         return answer
+
+    def commit(self, answers: Sequence[Answer]) -> list[np.ndarray]:
+        """The losses of the answers, all handed in at once, in whatever order they are ready."""
+        for answer in answers:
+            self.workers.submit(answer)
+        found: dict[tuple[int, int], np.ndarray] = {}
+        while busy := self.workers.busy:
+            for channel in wait(busy, 0.1):
+                found.update({(answer.rank, answer.slot): losses for answer, losses in self.workers.receive(channel)})
+            self.workers.check_patience()
+        return [found[answer.rank, answer.slot] for answer in answers]
 
     def logits(self, answer: Answer) -> np.ndarray:
         return answer.logits(self.shape, self.segments[answer.rank])
@@ -68,22 +80,34 @@ def test_the_losses_are_those_of_one_thread(crew, count: int) -> None:
     at_work = crew(count)
     for sizes in ([(0, 0, 128)], [(0, 0, 1)], [(0, 0, 128), (1, 1, 77), (1, 0, 3)], [(0, 1, 2), (1, 1, 128)]):
         answers = [at_work.answer(*size) for size in sizes]
-        found = at_work.workers.commit(answers)
+        found = at_work.commit(answers)
         for answer, losses in zip(answers, found, strict=True):
             assert (losses == nats.token_nats(at_work.logits(answer), answer.targets)).all()
 
 
 def test_parts_are_nearly_equal_and_cover_everything(crew) -> None:
     at_work = crew(3)
-    answers = [at_work.answer(0, 0, 128), at_work.answer(0, 1, 5), at_work.answer(1, 0, 100)]
-    shares = at_work.workers._cut(answers)
-    sizes = [sum(rows.stop - rows.start for _, rows in share) for share in shares]
-    assert len(sizes) == 3
-    assert max(sizes) - min(sizes) <= 3
-    for number, answer in enumerate(answers):
-        covered = [place for share in shares for one, rows in share if one == number for place in range(512 * 32)[rows]]
-        assert covered == list(range(len(answer.targets)))
-    assert len(at_work.workers._cut([at_work.answer(0, 0, 2)])) == 1, "waking a second one would take longer"
+    for count in (3_072, 3_073, 4_096, 10_007):
+        parts = at_work.workers._cut(count)
+        sizes = [part.stop - part.start for part in parts]
+        assert len(parts) == 3
+        assert max(sizes) - min(sizes) <= 1
+        assert [place for part in parts for place in range(count)[part]] == list(range(count))
+    assert at_work.workers._cut(2_047) == [slice(0, 2_047)], "waking a second one would take longer"
+
+
+def test_no_worker_is_given_more_than_the_next_part(crew) -> None:
+    at_work = crew(2)
+    answers = [at_work.answer(rank, slot, 128) for rank in (0, 1) for slot in (0, 1)]
+    for answer in answers:
+        at_work.workers.submit(answer)
+    given = [len(parts) for parts in at_work.workers._given.values()]
+    assert given == [MOST_GIVEN, MOST_GIVEN]
+    finished = 0
+    while busy := at_work.workers.busy:
+        finished += len(at_work.workers.receive(wait(busy)[0]))
+        assert all(len(parts) <= MOST_GIVEN for parts in at_work.workers._given.values())
+    assert finished == len(answers)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -92,7 +116,7 @@ def test_a_violation_in_any_worker_is_the_violation(crew, rank: int) -> None:
     answers = [at_work.answer(0, 0, 128), at_work.answer(1, 0, 128)]
     at_work.logits(answers[rank])[-1, -1] = np.nan
     with pytest.raises(Violation) as caught:
-        at_work.workers.commit(answers)
+        at_work.commit(answers)
     assert caught.value.reason is Reason.SCORE_NOT_FINITE
     assert "NaN" in caught.value.text
 
@@ -100,11 +124,11 @@ def test_a_violation_in_any_worker_is_the_violation(crew, rank: int) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_lost_worker_is_the_referee_s_error(crew, how: signal.Signals) -> None:
     at_work = crew(2)
-    at_work.workers.commit([at_work.answer(0, 0, 128)])
+    at_work.commit([at_work.answer(0, 0, 128)])
     at_work.workers._processes[1].send_signal(how)
     at_work.workers._processes[1].wait()
     with pytest.raises(RefereeError, match="worker of the scorer was lost"):
-        at_work.workers.commit([at_work.answer(0, 0, 128)])
+        at_work.commit([at_work.answer(0, 0, 128)])
 
 
 def test_a_stopped_worker_is_the_referee_s_error(crew, monkeypatch) -> None:
@@ -112,8 +136,8 @@ def test_a_stopped_worker_is_the_referee_s_error(crew, monkeypatch) -> None:
     monkeypatch.setattr("harness.scoring.workers.END_SECONDS", 0.1)
     at_work = crew(1)
     at_work.workers._processes[0].send_signal(signal.SIGSTOP)
-    with pytest.raises(RefereeError, match="does not answer"):
-        at_work.workers.commit([at_work.answer(0, 0, 1)])
+    with pytest.raises(RefereeError, match="do not answer"):
+        at_work.commit([at_work.answer(0, 0, 1)])
     at_work.workers.close()
     assert at_work.workers._processes[0].returncode is not None
 
