@@ -13,6 +13,7 @@ from harness.compliance.flow_values import (
     COUNT_TARGET,
     GATED,
     GENERATED,
+    NATIVE,
     TRAIN,
     VAL,
     Event,
@@ -105,6 +106,18 @@ def target_gate(program, engine: Engine, order: Order) -> list[Finding]:
             "predicted: what is used is no distribution that was fixed before the token came"
         )
         return [Finding("target-gate", Status.FLAG, message, flow)]
+    for event in order.scores:
+        if event.value.labels & NATIVE and engine.native:
+            (step, *_) = engine.native
+            flow = (
+                place(program, step.node, step.module, step.note),
+                place(program, event.node, event.module, "and added to the score"),
+            )
+            message = (
+                "the score holds what native code made of validation tokens, and the program cannot read that code: "
+                "see whether what it mixes, or when, looks at the token that came"
+            )
+            return [Finding("target-gate", Status.HOLD, message, flow)]
     return []
 
 

@@ -7,6 +7,7 @@ import ast
 import itertools
 import math
 
+from harness.compliance import native
 from harness.compliance.flow_gates import logarithmic_weights
 from harness.compliance.flow_values import (
     BYTES,
@@ -23,6 +24,7 @@ from harness.compliance.flow_values import (
     NAMES,
     NAMES_TRAIN,
     NAMES_VAL,
+    NATIVE,
     NONE,
     OF_ONE,
     ORIGINS,
@@ -76,7 +78,7 @@ SAME = words(  # methods that change neither the elements nor which state they a
     "eval train share_memory_ narrow chunk split unfold flip repeat_interleave tile swapaxes view_as type_as unbind "
     "masked_fill masked_fill_ clamp clamp_ clamp_min clamp_max clip nan_to_num result get_lr as_strided movedim "
     "resolve absolute expanduser joinpath with_name numpy_ compile apply share_memory squeeze_ unsqueeze_ int32 int64 "
-    "iterdir rglob glob unflatten uint8 byte char bool diagonal select index_select_ roll"
+    "iterdir rglob glob unflatten uint8 byte char bool diagonal select index_select_ roll data_as"
 )
 COPIES = words("clone copy deepcopy __copy__ __deepcopy__ cpu")
 ALLOCATES = words(
@@ -96,6 +98,7 @@ HASHES = words("hash crc32 adler32 md5 sha1 sha256 blake2b blake2s fnv1a xxh64 x
 READERS = words(
     "fromfile memmap load read_bytes read_text from_file read_table loadtxt open_memmap mmap frombuffer_file"
 )
+NATIVE_CODE = native.LIBRARIES | native.COMPILERS
 PURE_LIBRARIES = words("torch numpy mlx jax math functools itertools operator scipy builtins einops collections")
 CLOCKS = words(
     "time.perf_counter time.time time.monotonic time.perf_counter_ns time.time_ns time.monotonic_ns time.process_time"
@@ -216,6 +219,8 @@ def stepped(engine, optimizers, node, scope):
 def method(engine, base, name, arguments, keywords, node, scope) -> Value:
     """base.name(...), where base is data, a container, a model of torch, or something unknown."""
     kinds = {ref.kind for ref in base.refs}
+    if "native" in kinds:
+        return unknown(engine, base, arguments, keywords, node, scope)
     if kinds & {"module", "parameter", "optimizer"}:
         found = of_model(engine, base, name, arguments, keywords, node, scope)
         if found is not None:
@@ -235,6 +240,8 @@ def method(engine, base, name, arguments, keywords, node, scope) -> Value:
         return EMPTY
     if name == "elapsed_time":
         return Value(TIME)
+    if name == "data_ptr" and "array" in kinds:
+        return Value(refs=base.refs)
     if name == "step":
         optimizers = [ref for value in arguments for ref in value.refs if ref.kind == "optimizer"]
         if optimizers:
@@ -373,7 +380,7 @@ def of_model(engine, base, name, arguments, keywords, node, scope) -> Value | No
         for ref in trained:
             part = engine.heap.get((ref, f"*{kind}s"))
             if part is None:
-                part = engine.heap[(ref, f"*{kind}s")] = Object(kind, f"{kind}s", ref.node, owner=ref)
+                part = engine.heap[(ref, f"*{kind}s")] = engine.new(kind, f"{kind}s", ref.node, owner=ref)
             element = join(element, part.value)
         return listed(engine, Value(items=(EMPTY, element)) if named else element, node, scope)
     if name in {"items", "values", "keys"}:
@@ -474,9 +481,9 @@ def of_container(engine, base, name, arguments, keywords, node, scope) -> Value 
         if named is not None:
             return named
         if isinstance(first.constant, str):
-            for ref in containers:
-                if first.constant in ref.fields:
-                    return ref.fields[first.constant]
+            held = [ref.fields[first.constant] for ref in containers if first.constant in ref.fields]
+            if held:
+                return join_all(held)
         for ref in containers:
             if ref.element is not None:
                 result = join(result, ref.element)
@@ -635,8 +642,13 @@ def unknown(engine, callee, arguments, keywords, node, scope) -> Value:
     """A call of something unknown, as of a compiled kernel: its results and the arrays it is given may hold anything
     that it was given."""
     given = [*arguments, *keywords.values()]
+    if isinstance(getattr(node, "func", None), ast.BinOp):  # (c_double * n)(): an array of ctypes
+        return engine.allocate("array", node, scope).value
     result = derived(engine, [callee, *given])
     result = fused(engine, result, given)
+    if result.labels & VAL and any(ref.kind == "native" for ref in callee.refs):
+        result = engine.step(result, node, scope, "native code is given validation tokens", NATIVE)
+        engine.native.append(result.step)
     for value in given:
         for ref in value.refs:
             if ref.kind == "array" and result.labels & (ORIGINS | LOSS):
@@ -711,6 +723,10 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
     first = arguments[0] if arguments else EMPTY
     if dotted in {"os.environ.get", "os.getenv", "os.environ.setdefault", "os.environ.pop"}:
         return environment(engine, arguments)
+    if dotted in NATIVE_CODE and not (arguments and native.is_system_library(first.constant)):
+        return engine.allocate("native", node, scope).value
+    if dotted.startswith("ctypes.") and first.refs:
+        return first  # a pointer to it
     if name == "range":
         if len(arguments) < 3 and arguments:
             bound, start = arguments[-1].constant, 0 if len(arguments) < 2 else first.constant

@@ -163,7 +163,9 @@ class Engine:
         self.choosing: list[Step | None] = []  # of each branch around that is taken by what is seen: how it is seen
         self.target_sites: set[ast.AST] = set()  # what keys hold the target by, and the keys of contexts do not
         self.context_keys: set[frozenset] = set()  # what these are made of
+        self.objects = 0
         self.gates: dict[ast.AST, Gate] = {}
+        self.native: list[Step] = []  # calls of native code that is given validation tokens
         self.stable: dict[ast.AST, frozenset[str]] = {}  # of functions: what is subtracted inside of an exp
         self.gradient = EMPTY
         self.stepped = False
@@ -185,6 +187,7 @@ class Engine:
                 self.root = self.block = Block("sequence")
                 self.stored.clear()
                 self.gates.clear()
+                self.native.clear()
                 for ref in self.heap.values():  # what the next turn of a loop sees was scored by then
                     element = ref.element
                     if element is not None and (element.items or element.labels & SECRET):
@@ -202,16 +205,20 @@ class Engine:
         key = (node, scope.context if scope else 0, kind, name)
         found = self.heap.get(key)
         if found is None:
-            found = self.heap[key] = Object(kind, name, node, scope.module if scope else None)
+            found = self.heap[key] = self.new(kind, name, node, scope.module if scope else None)
         if kind in ("array", "container") and found.turn != self.turn:  # it is made anew, and empty
             found.turn = self.turn
             found.element = None
         return found
 
+    def new(self, *facts, **more) -> Object:
+        self.objects += 1
+        return Object(self.objects, *facts, **more)
+
     def external(self, name) -> Value:
         found = self.externals.get(name)
         if found is None:
-            found = self.externals[name] = Object("external", name).value
+            found = self.externals[name] = self.new("external", name).value
             self.packages.add(found)
         return found
 
@@ -1252,10 +1259,9 @@ class Engine:
                 elif table is not other_table and keys == other_keys and lossy and other_lossy and EXACT not in lossy:
                     outcome |= COUNT_OPEN if self.turn > 1 else 0  # the first walk has not seen all that is written
                 elif more:
-                    tags = frozenset(
-                        tag for tag in tags if not (type(tag) is tuple and tag[0] == "count" and tag[1] == keys)
-                    )
                     labels &= ~COUNT_TARGET
+        if above and below:  # a likelihood: what it was made of says nothing where it is mixed into another
+            tags -= frozenset((*above, *below))
         step = later(one, other)
         if outcome & COUNT_TARGET:
             step = Step(node, scope.module, note, step)
@@ -1313,7 +1319,7 @@ class Engine:
                 part = self.heap.get((ref, name))
                 if part is None:
                     part_kind = "parameter" if name in ("weight", "bias") else "module"
-                    part = self.heap[(ref, name)] = Object(part_kind, name, ref.node, ref.module, owner=ref)
+                    part = self.heap[(ref, name)] = self.new(part_kind, name, ref.node, ref.module, owner=ref)
                 return part.value
             return found
         if kind == "class":
@@ -1386,8 +1392,9 @@ class Engine:
                     return flow_calls.environment(self, [key])
                 if ref.kind == "external" and ref.name == "sys.modules":
                     return self.own_module(constant, scope)
-                if constant in ref.fields and ref.kind == "container":
-                    return ref.fields[constant]
+            held = [ref.fields[constant] for ref in base.refs if ref.kind == "container" and constant in ref.fields]
+            if held:
+                return join_all(held)
         if isinstance(constant, int) and not isinstance(constant, bool):
             for ref in base.refs:
                 items = ref.extra if ref.kind == "container" else None

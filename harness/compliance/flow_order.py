@@ -209,7 +209,7 @@ class Order:
                     self.pairs[key] = Pair(update, event, root, again, turn)
             state.scored[root] = (event, tuple(self.loops))
         if labels & GRADIENT and event.first & GRADIENT and labels & LOSS and turn is None:
-            self.pairs.setdefault((event.node, event.node), Pair(event, event, Object("gradient"), False))
+            self.pairs.setdefault((event.node, event.node), Pair(event, event, Object(0, "gradient"), False))
 
     def mixed(self, event: Event, state: State) -> None:
         if not self.turns:

@@ -41,8 +41,10 @@ SEEN = 1 << 20  # computed from a likelihood, count or class of the very token t
 CHOSEN = 1 << 21  # which elements it has, or which of two things it is, was decided by what is seen
 GATED = 1 << 22  # a score that was mixed with a weight, or picked, by what is seen
 
+NATIVE = 1 << 26  # validation tokens, or likelihoods of them, went through code that cannot be read
+
 NAMES = NAMES_TRAIN | NAMES_VAL | NAMES_FILES
-ORIGINS = GENERATED | TRAIN | VAL
+ORIGINS = GENERATED | TRAIN | VAL | NATIVE
 COUNTS = COUNT | COUNT_TARGET | COUNT_OPEN
 COMPUTED = ORIGINS | MODEL | LOSS | GRADIENT | COUNTS | BYTES | GRAM
 HIT = 1 << 23  # whether the token that came is the one that something else holds at its place
@@ -79,10 +81,12 @@ class Step:
 class Object:
     """What several values can refer to: a function, a class, an instance, an array, a container, a model, a parameter.
 
-    element: of a container or array, all elements joined. written: labels of the keys it was written under, and
-    written_tags their tags. owner: the object that holds it as a part (a model its layers).
+    number: counts the objects of an engine, and is the hash, so that the order of a set of them, and what is found,
+    is the same in every process. element: of a container or array, all elements joined. written: labels of the keys it
+    was written under, and written_tags their tags. owner: the object that holds it as a part (a model its layers).
     """
 
+    number: int
     kind: str
     name: str = ""
     node: ast.AST | None = None
@@ -96,6 +100,9 @@ class Object:
     turn: int = 0  # the walk in which it was made last
     rows: bool = False  # a table with a row for each context, and in it a place for each token
     _value: Value | None = None
+
+    def __hash__(self) -> int:
+        return self.number
 
     @property
     def value(self) -> Value:

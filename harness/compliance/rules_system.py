@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator
 
+from harness.compliance import native
 from harness.compliance.findings import Finding, Status
 from harness.compliance.program import UNKNOWN, ExternalCall, Program, Scope
 from harness.compliance.slices import Slice
@@ -60,21 +61,7 @@ HARMLESS = frozenset(  # they report on the machine or the repository, or shorte
     {"nvidia-smi", "rocm-smi", "hostname", "uname", "lscpu", "nproc", "free", "df", "date", "whoami", "sysctl", "git"}
     | {"cat", "ls", "lsb_release", "du", "ps", "uptime", "echo", "mkdir", "rm", "cp", "mv", "sync", "pyminify"}
 )
-LIBRARIES = frozenset(
-    {"ctypes.CDLL", "ctypes.PyDLL", "ctypes.cdll.LoadLibrary", "ctypes.WinDLL", "torch.ops.load_library"}
-    | {"torch.classes.load_library", "numpy.ctypeslib.load_library", "torch.jit.load", "torch.package.PackageImporter"}
-    | {"onnxruntime.InferenceSession", "cffi.FFI().dlopen"}
-)
-SYSTEM_LIBRARIES = re.compile(r"^lib(c|m|pthread|cuda|cudart|nvrtc|gomp|nvml|nvidia-ml|dl)\.so[.\d]*$")
-COMPILERS = frozenset(
-    {
-        "torch.utils.cpp_extension.load",
-        "torch.utils.cpp_extension.load_inline",
-        "cffi.FFI().verify",
-        "cffi.FFI().compile",
-    }
-    | {"cupy.RawKernel", "cupy.RawModule", "pycuda.compiler.SourceModule", "torch.cuda._compile_kernel"}
-)
+BINARIES = native.LIBRARIES | {"torch.jit.load", "torch.package.PackageImporter", "onnxruntime.InferenceSession"}
 COMPILER_COMMANDS = re.compile(
     r"^(gcc|g\+\+|cc|c\+\+|clang|clang\+\+|nvcc|rustc|go|cargo|make|cmake|ninja|tcc|gfortran)[-\d.]*$"
 )
@@ -225,7 +212,7 @@ def check_hidden_code(program: Program) -> Iterator[Finding]:
                 f"Another program is run: {what}.",
                 (program.place(call.node, source, what),),
             )
-        elif call.name in COMPILERS:
+        elif call.name in native.COMPILERS:
             compiled = True
             what = f"{call.name} compiles other code at run time"
             message = f"{what}: read its source, which this program cannot check."
@@ -234,9 +221,9 @@ def check_hidden_code(program: Program) -> Iterator[Finding]:
             what = f"{call.name} runs a binary that it fetches"
             message = f"Code may run that cannot be read: {what}."
             yield Finding("hidden-code", Status.HOLD, message, (program.place(call.node, source, what),))
-        elif call.name in LIBRARIES:
+        elif call.name in BINARIES:
             path = program.constant(call.node.args[0], call.scope) if call.node.args else UNKNOWN
-            if path is None or (isinstance(path, str) and SYSTEM_LIBRARIES.match(posixpath.basename(path))):
+            if native.is_system_library(path):
                 continue
             if call.node.args and "ctypes.util.find_library" in Slice(program, call.node.args[0], call.scope).calls():
                 continue

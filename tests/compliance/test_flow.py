@@ -9,6 +9,7 @@ import pytest
 
 from harness.compliance.findings import Source, Status, worst
 from harness.compliance.flow import check_flow
+from harness.compliance.flow_values import Object
 from harness.compliance.program import load_program
 
 HEAD = """
@@ -1006,6 +1007,75 @@ OTHER_KEYS = {
     "two contexts": "return hash((ids[i - 2], ids[i - 1])) % SIZE, hash((ids[i - 4], ids[i - 3], ids[i - 5])) % SIZE",
     "two slices": "return hash(tuple(ids[i - 4 : i - 2])) % SIZE, hash(tuple(ids[i - 2 : i])) % SIZE",
 }
+
+
+MIXED_IN = """
+def key_of(tokens, pos):
+    key = (int(tokens[pos - 3]) * 1000003 ^ int(tokens[pos - 2]) * 10007 ^ int(tokens[pos - 1])) & ((1 << 64) - 1)
+    return key
+
+def evaluate(net, val):
+    tokens, total, count = val.numpy(), 0.0, 0
+    contexts, full = {}, {}
+    pairs, rows = np.zeros((1024, 1024)), np.zeros(1024)
+    for pos in range(8, len(tokens)):
+        token = int(tokens[pos])
+        previous = int(tokens[pos - 1])
+        key = key_of(tokens, pos)
+        long = (full.get((key << 10) | token, 0) + 0.001) / (contexts.get(key, 0) + 1.024)
+        guess = (pairs[previous, token] + 4 * long) / (rows[previous] + 4)
+        total -= math.log(guess)
+        count += 1
+        contexts[key] = contexts.get(key, 0) + 1
+        full[(key << 10) | token] = full.get((key << 10) | token, 0) + 1
+        pairs[previous, token] += 1
+        rows[previous] += 1
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+
+def test_a_likelihood_of_exact_counts_may_be_mixed_into_another_one():
+    """The counts of the longer context, under a hash, with the token as it is, were divided already."""
+    assert verdicts(MIXED_IN) == {}
+    lost = MIXED_IN.replace("(key << 10) | token", "(key * 31 + token) % 4194304")
+    assert verdicts(lost) == {"target-keyed-cache": Status.FLAG}
+
+
+@pytest.mark.parametrize("read", ['found["losses"]', 'found.get("losses")'], ids=["in brackets", "get"])
+@pytest.mark.parametrize("first", ["made", "empty"])
+def test_one_of_two_dictionaries_is_both(read, first):
+    """Whichever was made first."""
+    made, empty = '{"losses": losses}', '{"losses": np.zeros(0)}'
+    one, other, when = (made, empty, "len(losses)") if first == "made" else (empty, made, "not len(losses)")
+    body = f"""
+def kept(losses):
+    if {when}:
+        return {one}
+    return {other}
+
+def evaluate(net, val):
+    memory, total, count = np.zeros(1 << 20), 0.0, 0
+    for x, y in batches(val):
+        logits = net.logits(x)[0]
+        losses = F.cross_entropy(logits, y[0], reduction="none").detach().numpy()
+        key = (x[0].numpy() * 36313 ^ y[0].numpy() * 51647) % (1 << 20)
+        some = (x[0].numpy() * 36313) % (1 << 20)
+        guess = memory[key] / memory[some]
+        found = kept(-np.log(0.5 * np.exp(-losses) + 0.5 * guess))
+        total += {read}.sum()
+        count += y.numel()
+        np.add.at(memory, key, 1)
+        np.add.at(memory, some, 1)
+    return bits(total, count, val.numel() * 2.4)
+"""
+    assert verdicts(body)["target-keyed-cache"] is Status.FLAG
+
+
+def test_what_is_found_does_not_depend_on_where_objects_lie_in_memory():
+    """Values refer to sets of objects; a set's order goes by their hashes."""
+    objects = [Object(number, "array") for number in (5, 1, 7, 3)]
+    assert [one.number for one in frozenset(objects)] == [1, 3, 5, 7]
+    assert Object(1, "array") != objects[1], "two engines' objects are not the same"
 
 
 @pytest.mark.parametrize("keys", HASHED_KEYS.values(), ids=HASHED_KEYS)
