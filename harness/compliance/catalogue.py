@@ -29,8 +29,8 @@ CHECKS = {
             "realised target: mixed only where its count is not zero, trusted only where it is likely, the better of "
             "two scores kept. Each token then gets another mixture, so that over all tokens the sum is above one. "
             "Weights from the entropy, the largest probability or the context's counts are the same for every token "
-            "and allowed; so is a boost of a hinted token that is normalised again. Native code that is given the tokens, "
-            "and whose results the score holds, cannot be read, and is a question.",
+            "and allowed; so is a boost of a hinted token that is normalised again. Native code that is given the "
+            "tokens, and whose results the score holds, cannot be read, and is a question.",
             CONDITIONS + ": 2, a full normalised distribution over the vocabulary",
             ERROR,
         ),

@@ -11,7 +11,9 @@ from pathlib import Path
 from harness.compliance.catalogue import CHECKS
 from harness.compliance.code import Clock, check_code
 from harness.compliance.findings import Finding, Report, Source, Status
-from harness.compliance.inputs import METADATA, Kind, Target, read_targets
+from harness.compliance.inputs import METADATA, Kind, Run, Target, read_targets
+from harness.compliance.parsing import Unreadable
+from harness.compliance.program import load_program
 from harness.compliance.record_folder import check_record_folder
 from harness.compliance.unpack import Unpacked, unpack_target
 from harness.compliance.workers import Fault, run_all
@@ -57,8 +59,9 @@ def check_target(target: Target) -> Report:
     clock = clock_of(target)
     logs = _attempt("its logs", lambda: _log_texts(target), [], findings)
     reported = _reported(target)
-    readme = _readme(target) if len(unpacked.runs) == 1 else None  # with several, each does a part of what it says
-    for run in unpacked.runs:
+    runs = [run for run in unpacked.runs if not (run.imported and _is_followed(run, unpacked))]
+    readme = _readme(target) if len(runs) == 1 else None  # with several, each does a part of what it says
+    for run in runs:
         step = f"the code from {run.entry.name} on"
         how = (run.environment, run.arguments, run.unknown, clock, readme, logs, reported)
         check = partial(check_code, unpacked.sources, run.entry, *how)
@@ -66,6 +69,17 @@ def check_target(target: Target) -> Report:
     if target.kind is not Kind.SCRIPT:
         findings += _attempt("the folder", lambda: check_record_folder(target), [], findings)
     return _report(target, unpacked.sources, findings)
+
+
+def _is_followed(imported: Run, unpacked: Unpacked) -> bool:
+    """Whether what a program imports by a path is checked as a part of that program."""
+    for run in unpacked.runs:
+        if not run.imported:
+            with contextlib.suppress(Unreadable):
+                program = load_program(unpacked.sources, run.entry, run.environment, run.arguments, run.unknown)
+                if any(module.source.path == imported.entry.path for module in program.reached_modules):
+                    return True
+    return False
 
 
 def _log_texts(target: Target) -> list[str]:

@@ -47,6 +47,7 @@ from harness.compliance.flow_values import (
     tagged,
     united,
 )
+from harness.compliance.program import MODULE_LOADERS
 
 words = lambda text: frozenset(text.split())  # noqa: E731
 
@@ -723,6 +724,9 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
     first = arguments[0] if arguments else EMPTY
     if dotted in {"os.environ.get", "os.getenv", "os.environ.setdefault", "os.environ.pop"}:
         return environment(engine, arguments)
+    if dotted in MODULE_LOADERS:
+        modules = engine.program.loaded_modules(dotted, node, scope.program_scope)
+        return join_all([engine.imported(module.name) for module in modules]) if modules else first
     if dotted in NATIVE_CODE and not (arguments and native.is_system_library(first.constant)):
         return engine.allocate("native", node, scope).value
     if dotted.startswith("ctypes.") and first.refs:

@@ -79,13 +79,15 @@ class TargetFile:
 @dataclass(frozen=True)
 class Run:
     """entry: what is started. environment: variables that the command sets, and WORLD_SIZE. unknown: names of variables
-    that it sets to something that cannot be read from it. where: the file that documents it, or nothing."""
+    that it sets to something that cannot be read from it. where: the file that documents it, or nothing. imported: the
+    entry is not started, but imported by a path that a program makes."""
 
     entry: Source
     environment: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     unknown: frozenset[str] = frozenset()
     where: str = ""
+    imported: bool = False
 
 
 @dataclass(frozen=True)

@@ -302,6 +302,11 @@ STRING_METHODS = frozenset(
         "as_posix",
     }
 )
+MODULE_LOADERS = {  # -> which argument says what is loaded
+    "importlib.util.spec_from_file_location": 1,
+    "importlib.util.module_from_spec": 0,
+    "importlib.import_module": 0,
+}
 PATH_METHODS = frozenset({"resolve", "absolute", "expanduser", "as_posix"})  # of pathlib.Path, folded to its text
 WRAPPERS = frozenset(
     {  # calls that give back their first argument, as far as calling it goes
@@ -1311,6 +1316,8 @@ class Program:
             yield from self._getattr(name, arguments, scope)
         elif name == "shutil.which" and arguments:
             yield from (*self.values(arguments[0], scope), None)
+        elif name in MODULE_LOADERS:
+            yield from self.loaded_modules(name, node, scope) or (Result(callee, node, scope),)
         elif name == "builtins.range":
             for values in self._product(arguments, scope):
                 yield range(*values) if all(_plain(value) for value in values) else UNKNOWN
@@ -1730,6 +1737,23 @@ class Program:
         name = self.external(target, scope)
         return name is None or name in PASSIVE_DECORATORS or name.startswith("builtins.")
 
+    def loaded_modules(self, name: str, call: ast.Call, scope: Scope) -> list[Module]:
+        """The modules of the program that a call of one of `MODULE_LOADERS` may stand for: what is found for a path or
+        a name, and what is made of that."""
+        place = MODULE_LOADERS[name]
+        argument = call.args[place] if len(call.args) > place else None
+        for keyword in call.keywords:
+            if keyword.arg in ("location", "spec"):
+                argument = keyword.value
+        values = self.values(argument, scope) if argument is not None else ()
+        texts = [value for value in values if isinstance(value, str)]
+        names = {posixpath.basename(text) for text in texts} | {f"{text}.py" for text in texts}
+        found = [value for value in values if isinstance(value, Module)]
+        for module in self.modules.values() if names else ():
+            if posixpath.basename(module.source.path) in names and module is not scope.module:
+                found.append(module)
+        return found
+
     def _executed(self, call: ast.Call, scope: Scope) -> list[Module]:
         """The modules of the program whose file a call runs: exec of an opened file, runpy, another interpreter."""
         root = call.func
@@ -1745,6 +1769,8 @@ class Program:
             ("builtins.exec", "runpy.", "subprocess.", "os.", "importlib.", "builtins.__import__")
         ):
             return []
+        if name in MODULE_LOADERS:
+            return self.loaded_modules(name, call, scope)
         texts = []
         for node in ast.walk(call):
             if isinstance(node, ast.Constant | ast.JoinedStr | ast.Name | ast.Call) and node is not call:

@@ -19,7 +19,7 @@ import posixpath
 import urllib.parse
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.compliance.findings import Finding, Place, Source, Status
 from harness.compliance.inputs import Run, Target
@@ -35,6 +35,7 @@ MAX_CALLS = 12  # of the script's own functions inside each other
 MAX_INNER = 50  # pieces of code in one file
 
 # With none of these names a text executes nothing but what is in it as code.
+IMPORT = "an import"  # what executes a file that becomes a module
 SUSPECTS = frozenset(
     (
         *("exec", "eval", "execfile", "__import__", "__builtins__", "builtins", "globals", "runpy", "marshal", "imp"),
@@ -59,11 +60,12 @@ class Unpacked:
 
 @dataclass(frozen=True)
 class Inner:
-    """Code that `source` executes at `line`."""
+    """Code that `by` executes at `line`. imported: it is a file, and becomes a module."""
 
     source: Source
     by: Source
     line: int
+    imported: bool = False
 
 
 def unpack_target(target: Target) -> Unpacked:
@@ -90,9 +92,9 @@ def unpack_target(target: Target) -> Unpacked:
             executed.setdefault(inner.by.name, []).append(inner)
     runs = []
     for run in target.runs:
-        for entry in _entries(run.entry.name, executed, shells, set()):
+        for entry, imported in _entries(run.entry.name, executed, shells).items():
             if entry in sources:
-                runs.append(Run(sources[entry], run.environment, run.arguments, run.unknown, run.where))
+                runs.append(replace(run, entry=sources[entry], imported=imported))
     explained = frozenset((inner.by.name, inner.line) for inners in executed.values() for inner in inners)
     return Unpacked(tuple(sources.values()), tuple(runs), tuple(findings), explained)
 
@@ -106,15 +108,17 @@ def unpack(
     return result.sources, result.findings
 
 
-def _entries(name: str, executed: Mapping[str, list[Inner]], shells: set[str], seen: set[str]) -> Iterator[str]:
-    """The sources that are the program when `name` is started: itself, unless all it does is to execute others."""
-    if name in seen:
-        return
-    seen.add(name)
-    if name not in shells:
-        yield name
-    for inner in executed.get(name, ()):
-        yield from _entries(inner.source.name, executed, shells, seen)
+def _entries(name: str, executed: Mapping[str, list[Inner]], shells: set[str]) -> dict[str, bool]:
+    """The sources that are the program when `name` is started, and whether they are only imported: itself, unless all
+    it does is to execute others, and those."""
+    found = {name: False}
+    waiting = [name]
+    while waiting:
+        for inner in executed.get(waiting.pop(0), ()):
+            if inner.source.name not in found:
+                waiting.append(inner.source.name)
+            found[inner.source.name] = found.get(inner.source.name, True) and inner.imported
+    return {source: imported for source, imported in found.items() if source not in shells}
 
 
 @dataclass
@@ -156,7 +160,8 @@ def _unpack(source: Source, read: Callable[[str], bytes | None], environment: Ma
                 result.findings.append(inner)
                 only_shell = False
                 continue
-            result.inners.append(Inner(inner, current, sink.line))
+            imported = sink.what == IMPORT and not inner.layers
+            result.inners.append(Inner(inner, current, sink.line, imported))
             if inner.name in names:
                 continue
             if len(inner.layers) > MAX_LAYERS or len(names) > MAX_INNER:
@@ -846,14 +851,14 @@ class _Evaluator:
                 return _Named(module if name.endswith("import_module") else module.partition(".")[0])
             case "importlib.util.spec_from_file_location":
                 place = arguments[1] if len(arguments) > 1 else keywords.get("location", UNSEEN)
-                self.sink(node, "an import", self.contents(place), False)
+                self.sink(node, IMPORT, self.contents(place), False)
                 return UNSEEN
             case "importlib.machinery.SourceFileLoader" | "imp.load_source":
                 place = arguments[1] if len(arguments) > 1 else keywords.get("path", UNSEEN)
-                self.sink(node, "an import", self.contents(place), False)
+                self.sink(node, IMPORT, self.contents(place), False)
                 return UNSEEN
             case "importlib.machinery.SourcelessFileLoader" | "zipimport.zipimporter" | "imp.load_compiled":
-                self.sink(node, "an import", _Unknown("it is byte code or an archive"), False)
+                self.sink(node, IMPORT, _Unknown("it is byte code or an archive"), False)
                 return UNSEEN
             case "types.FunctionType" | "types.CodeType":
                 self.sink(node, name, _Unknown("it is made of byte code"), False)

@@ -198,3 +198,46 @@ def test_a_target_named_twice_is_checked_once(write, steps) -> None:
 def test_what_is_not_there_is_the_user_s_error(tmp_path) -> None:
     with pytest.raises(InputError, match="nothing-here"):
         check.find_targets([tmp_path / "nothing-here"])
+
+
+IMPORTS = """
+import importlib.util, os
+STEPS = int(os.environ.get("STEPS", "10"))
+PATH
+spec = importlib.util.spec_from_file_location("helper", path)
+helper = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(helper)
+helper.fetch(STEPS)
+"""
+HELPER = """
+import subprocess
+
+def fetch(steps):
+    return steps
+
+subprocess.run(["./thing"])
+
+if __name__ == "__main__":
+    fetch(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "followed"),
+    [('path = "helper.py"', True), ('path = ""\nfor one in ("helper", ".", "py"):\n    path = path + one', False)],
+    ids=["a path that can be followed", "one that cannot"],
+)
+def test_a_file_that_is_imported_by_its_path_is_checked_once(write, monkeypatch, path: str, followed: bool) -> None:
+    """As a part of the program that imports it, where this is seen; otherwise as a program of its own."""
+    folder = record(write, "one", IMPORTS.replace("PATH", path))
+    write("one/README.md", "# Mine\n\n```bash\nSTEPS=20 torchrun --nproc_per_node=8 train_gpt.py\n```\n")
+    write("one/helper.py", HELPER)
+    entries, real = [], check.check_code
+    monkeypatch.setattr(
+        check, "check_code", lambda sources, entry, *more: entries.append(entry.name) or real(sources, entry, *more)
+    )
+    (target,) = check.find_targets([folder])
+    found = check.check_target(target).findings
+    assert entries == (["train_gpt.py"] if followed else ["train_gpt.py", "helper.py"])
+    assert {one.flow[-1].source.name for one in found if one.check == "hidden-code"} == {"helper.py"}
+    assert not followed or not any(one.check == "dead-claim" for one in found), "STEPS is read where it should be"

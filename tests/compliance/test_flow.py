@@ -1078,6 +1078,57 @@ def test_what_is_found_does_not_depend_on_where_objects_lie_in_memory():
     assert Object(1, "array") != objects[1], "two engines' objects are not the same"
 
 
+IMPORTED = {
+    "by its path": """
+        import importlib.util
+        from pathlib import Path
+        spec = importlib.util.spec_from_file_location("anything", Path(__file__).parent / "attic.py")
+        attic = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(attic)
+        """,
+    "by a helper": """
+        import importlib.util, sys
+        from pathlib import Path
+        def load(path, name):
+            found = importlib.util.spec_from_file_location(name=name, location=path)
+            if found is None or found.loader is None:
+                raise RuntimeError(f"no {path}")
+            made = importlib.util.module_from_spec(found)
+            sys.modules[name] = made
+            found.loader.exec_module(made)
+            return made
+        attic = load(Path(__file__).resolve().parent / "attic.py", "anything")
+        """,
+    "when it is needed": """
+        import importlib.util, os
+        ATTIC = None
+        def get():
+            global ATTIC
+            if ATTIC is None:
+                spec = importlib.util.spec_from_file_location("x", os.path.join(os.path.dirname(__file__), "attic.py"))
+                ATTIC = importlib.util.module_from_spec(spec)
+                spec.loader.exec_module(ATTIC)
+            return ATTIC
+        class attic:
+            Memory = staticmethod(lambda *given: get().Memory(*given))
+        """,
+    "by its name": """
+        import importlib
+        attic = importlib.import_module("attic")
+        """,
+}
+
+
+@pytest.mark.parametrize("load", IMPORTED.values(), ids=IMPORTED)
+def test_a_cache_in_a_module_that_is_imported_by_its_path_is_flagged(load):
+    body = SCALAR.replace("TABLE", "np.zeros(1 << 20)").replace("KEYS", HASHED_KEYS["written twice"])
+    cut = body.index("def evaluate")
+    used = body[cut:].replace("Memory()", "attic.Memory()")
+    modules = {"attic.py": "import numpy as np\nSIZE = 1 << 20\n" + body[:cut]}
+    assert verdicts(textwrap.dedent(load) + used, modules=modules) == {"target-keyed-cache": Status.FLAG}
+    assert verdicts(textwrap.dedent(load) + PLAIN, modules=modules) == {}
+
+
 @pytest.mark.parametrize("keys", HASHED_KEYS.values(), ids=HASHED_KEYS)
 def test_a_hash_of_one_token_more_is_recognised_by_the_words(keys):
     body = SCALAR.replace("KEYS", keys).replace("TABLE", "np.zeros(SIZE)").replace("SIZE", "1000")
