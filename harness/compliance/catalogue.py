@@ -116,9 +116,8 @@ CHECKS = {
         Check(
             "size-cap",
             "The size cap is computed wrongly",
-            "16,000,000 bytes are decimal and hold for artifact and code together; a guard in MiB, or above "
-            "that number, "
-            "lets too much through.",
+            "16,000,000 bytes are decimal and hold for artifact and code together; a guard above "
+            "that number, as 16 MiB are, lets too much through; one of fewer MiB is a question.",
             "artifact + code <= 16,000,000 bytes",
             ERROR,
         ),
