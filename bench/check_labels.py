@@ -7,11 +7,14 @@ of what the labels say is done in the submitted run, and what it flags of the re
 
 check_labels.jsonl: one record folder of a pull request per line. labels: check -> "yes", "off" (there, but not in the
 submitted run), "reserved" (calibration: time is kept for it, or said to be), "?"; what is missing is "no". Sample 1 has
-served to correct the checks; sample 2 was labelled and counted afterwards (docs/compliance-study.md)."""
+served to correct the checks; sample 2 was labelled and counted afterwards (docs/compliance-study.md). Undecided is a
+folder with a HOLD of a check that follows tokens, or of `unreadable`. findings_sha256 is of every finding with its
+places: the same code must give the same in every process, whatever PYTHONHASHSEED is."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import subprocess
 import tempfile
@@ -23,13 +26,16 @@ from rich.progress import track
 from rich.table import Column, Table
 
 from harness.compliance.check import check_all
-from harness.compliance.findings import Status
+from harness.compliance.code import RULES
+from harness.compliance.findings import Report, Status
+from harness.compliance.flow import check_flow
 from harness.compliance.inputs import read_target
 
 LABELS = Path(__file__).with_name("check_labels.jsonl")
 RESULT = Path(__file__).parent / "results" / "check_labels.json"
 RECOGNISED = ("score-first-ttt", "self-generated-calibration")  # what a CLEAN tells of
 UNCOUNTED = ("?", "reserved")
+UNDECIDED = {*RULES[check_flow], "unreadable"}  # a HOLD of these leaves the question open
 OUTCOMES = ("yes, flagged", "no, flagged", "yes, missed", "yes, held", "no, held", "no, silent", "not counted")
 
 
@@ -68,6 +74,16 @@ def outcome(check: str, label: str, said: set[Status]) -> str:
     return "yes, missed" if label == "yes" else "no, silent"
 
 
+def digest(reports: list[Report]) -> str:
+    """A hash of all findings with their places, in the order of the reports."""
+    found = [
+        [one.check, one.status, one.message, [[place.source.name, place.line, place.note] for place in one.flow]]
+        for report in reports
+        for one in report.findings
+    ]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("contest", type=Path, help="a clone of the contest's repository with refs/pull/*/head")
@@ -84,7 +100,9 @@ def main() -> None:
             for number, item in enumerate(track(items, "extracting", console=console))
         ]
         reports = check_all([read_target(folder) for folder in folders])
+    undecided = Counter()
     for item, report in zip(items, reports, strict=True):
+        undecided[item["sample"]] += any(report.status_of(check) is Status.HOLD for check in UNDECIDED)
         for check in checks:
             said = {finding.status for finding in report.findings if finding.check == check}
             found = outcome(check, item["labels"].get(check, "no"), said)
@@ -99,11 +117,18 @@ def main() -> None:
         )
         for check in checks:
             table.add_row(check, *(str(found[check][name]) for name in OUTCOMES))
-        console.print(table)
+        console.print(table, f"undecided: {undecided[sample]}")
+    console.print(f"findings_sha256: {digest(reports)}")
     if arguments.disagreements:
         for name, pulls in sorted(disagreements.items()):
             console.print(f"{name}: {', '.join(pulls)}")
-    RESULT.write_text(json.dumps({"counts": counts, "disagreements": disagreements}, indent=1, sort_keys=True) + "\n")
+    result = {
+        "counts": counts,
+        "disagreements": disagreements,
+        "undecided": undecided,
+        "findings_sha256": digest(reports),
+    }
+    RESULT.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

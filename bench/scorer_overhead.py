@@ -72,7 +72,8 @@ def model_process(configuration: str, threads: int, rounds: int, path: str) -> N
     def logits(tokens: np.ndarray, scored: int) -> np.ndarray:
         return window_logits(model, torch.from_numpy(tokens.astype("int64")), scored).numpy()
 
-    session = wire.Session(wire.Hello(vocab_size=VOCAB, window=window, stride=stride, batch=size.batch, slots=2), path)
+    hello = wire.Hello(vocab_size=VOCAB, window=window, stride=stride, batch=size.batch, slots=SLOTS)
+    session = wire.Session(hello, path)
     for _ in range(2):
         logits(np.zeros((size.batch, window)), stride)
     requests = session.requests()

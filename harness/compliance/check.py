@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.compliance.catalogue import CHECKS
 from harness.compliance.code import Clock, check_code
 from harness.compliance.findings import Finding, Report, Source, Status
-from harness.compliance.inputs import METADATA, Kind, Run, Target, read_targets
+from harness.compliance.inputs import METADATA, Kind, Target, read_targets
 from harness.compliance.parsing import Unreadable
 from harness.compliance.program import load_program
 from harness.compliance.record_folder import check_record_folder
@@ -59,7 +59,8 @@ def check_target(target: Target) -> Report:
     clock = clock_of(target)
     logs = _attempt("its logs", lambda: _log_texts(target), [], findings)
     reported = _reported(target)
-    runs = [run for run in unpacked.runs if not (run.imported and _is_followed(run, unpacked))]
+    followed = _attempt("what its code imports by a path", lambda: _followed(unpacked), set(), findings)
+    runs = [run for run in unpacked.runs if not (run.imported and run.entry.path in followed)]
     readme = _readme(target) if len(runs) == 1 else None  # with several, each does a part of what it says
     for run in runs:
         step = f"the code from {run.entry.name} on"
@@ -71,15 +72,16 @@ def check_target(target: Target) -> Report:
     return _report(target, unpacked.sources, findings)
 
 
-def _is_followed(imported: Run, unpacked: Unpacked) -> bool:
-    """Whether what a program imports by a path is checked as a part of that program."""
-    for run in unpacked.runs:
+def _followed(unpacked: Unpacked) -> set[str]:
+    """The paths of what a program imports by a path, where that is checked as a part of this program."""
+    imported = {run.entry.path for run in unpacked.runs if run.imported}
+    found = set()
+    for run in unpacked.runs if imported else ():
         if not run.imported:
-            with contextlib.suppress(Unreadable):
+            with contextlib.suppress(Unreadable):  # which is said where it is checked
                 program = load_program(unpacked.sources, run.entry, run.environment, run.arguments, run.unknown)
-                if any(module.source.path == imported.entry.path for module in program.reached_modules):
-                    return True
-    return False
+                found |= {module.source.path for module in program.reached_modules}
+    return found & imported
 
 
 def _log_texts(target: Target) -> list[str]:

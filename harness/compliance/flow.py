@@ -107,12 +107,9 @@ def target_gate(program, engine: Engine, order: Order) -> list[Finding]:
         )
         return [Finding("target-gate", Status.FLAG, message, flow)]
     for event in order.scores:
-        if event.value.labels & NATIVE and engine.native:
-            (step, *_) = engine.native
-            flow = (
-                place(program, step.node, step.module, step.note),
-                place(program, event.node, event.module, "and added to the score"),
-            )
+        if event.value.labels & NATIVE:
+            calls = dict.fromkeys(place(program, step.node, step.module, step.note) for step in engine.native)
+            flow = (*list(calls)[:STEPS_AT_MOST], place(program, event.node, event.module, "and added to the score"))
             message = (
                 "the score holds what native code made of validation tokens, and the program cannot read that code: "
                 "see whether what it mixes, or when, looks at the token that came"

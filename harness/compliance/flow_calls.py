@@ -726,7 +726,7 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
         return environment(engine, arguments)
     if dotted in MODULE_LOADERS:
         modules = engine.program.loaded_modules(dotted, node, scope.program_scope)
-        return join_all([engine.imported(module.name) for module in modules]) if modules else first
+        return join_all([engine.imported(module.name) for module in modules])
     if dotted in NATIVE_CODE and not (arguments and native.is_system_library(first.constant)):
         return engine.allocate("native", node, scope).value
     if dotted.startswith("ctypes.") and first.refs:

@@ -303,9 +303,9 @@ STRING_METHODS = frozenset(
     }
 )
 MODULE_LOADERS = {  # -> which argument says what is loaded
-    "importlib.util.spec_from_file_location": 1,
-    "importlib.util.module_from_spec": 0,
-    "importlib.import_module": 0,
+    "importlib.util.spec_from_file_location": (1, "location"),
+    "importlib.util.module_from_spec": (0, "spec"),
+    "importlib.import_module": (0, "name"),
 }
 PATH_METHODS = frozenset({"resolve", "absolute", "expanduser", "as_posix"})  # of pathlib.Path, folded to its text
 WRAPPERS = frozenset(
@@ -1740,11 +1740,9 @@ class Program:
     def loaded_modules(self, name: str, call: ast.Call, scope: Scope) -> list[Module]:
         """The modules of the program that a call of one of `MODULE_LOADERS` may stand for: what is found for a path or
         a name, and what is made of that."""
-        place = MODULE_LOADERS[name]
-        argument = call.args[place] if len(call.args) > place else None
-        for keyword in call.keywords:
-            if keyword.arg in ("location", "spec"):
-                argument = keyword.value
+        place, name = MODULE_LOADERS[name]
+        named = next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
+        argument = call.args[place] if len(call.args) > place else named
         values = self.values(argument, scope) if argument is not None else ()
         texts = [value for value in values if isinstance(value, str)]
         names = {posixpath.basename(text) for text in texts} | {f"{text}.py" for text in texts}

@@ -242,6 +242,8 @@ class ModelServer:
         for channel in computed:
             for answer, losses in self._workers.receive(busy[channel]):
                 yield self._computing.pop((answer.rank, answer.slot)), losses
+        if self._workers:
+            self._workers.check_patience()  # of one, while others go on
         for rank in replied:
             reply = self._take_reply(rank)
             answer = reply.answer(self._tokens)

@@ -30,7 +30,7 @@ from harness.scoring import nats, wire
 
 MOST_WORKERS = 16
 WORTH_LOGITS = 1_000_000_000  # of a whole stream: some four seconds of one core; a worker takes a quarter to start
-PART_BLOCKS = 4  # of `nats`, at least in a part: some two milliseconds, twenty times what handing it over takes
+PART_BLOCKS = 4  # of `nats`, at least in a part: its arithmetic should take much longer than handing it over
 MOST_GIVEN = 2  # parts that a worker is given: the next one lies there when it is done with one
 PATIENCE_SECONDS = 60.0  # a part takes milliseconds
 END_SECONDS = 5.0
@@ -83,9 +83,9 @@ class Workers:
     def __init__(self, hello: wire.Hello, descriptors: Sequence[int], count: int) -> None:
         self._hello = hello
         self._given: dict[Connection, deque[_Part]] = {}  # in the order in which a worker answers
+        self._since: dict[Connection, float] = {}  # when a worker began with the first part that it was given
         self._waiting: deque[_Part] = deque()
         self._processes: list[subprocess.Popen] = []
-        self._heard = 0.0
         try:
             for _ in range(count):
                 self._start(descriptors)
@@ -115,8 +115,6 @@ class Workers:
 
     def submit(self, answer: Answer) -> None:
         """Let the workers compute, as `nats.commit`, the losses of an answer. Raises RefereeError if one is lost."""
-        if not self.busy:
-            self._heard = time.monotonic()
         parts = self._cut(len(answer.targets))
         job = _Job(answer, np.empty(len(answer.targets)), len(parts))
         self._waiting.extend(_Part(job, rows) for rows in parts)
@@ -136,6 +134,8 @@ class Workers:
             if len(given) == MOST_GIVEN:
                 return
             part = self._waiting.popleft()
+            if not given:
+                self._since[channel] = time.monotonic()
             given.append(part)
             try:
                 channel.send(part.message())
@@ -150,20 +150,21 @@ class Workers:
             said = channel.recv()
         except (OSError, EOFError):
             raise RefereeError(LOST) from None
-        self._heard = time.monotonic()
         if not isinstance(said, np.ndarray):
             kind, *arguments = said
             raise {"violation": Violation, "error": RefereeError}[kind](*arguments)
         part = self._given[channel].popleft()
+        self._since[channel] = time.monotonic()
         self._feed()
         part.job.losses[part.rows] = said
         part.job.missing -= 1
         return [] if part.job.missing else [(part.job.answer, part.job.losses)]
 
     def check_patience(self) -> None:
-        """Raises RefereeError if none of the busy workers has said anything for `PATIENCE_SECONDS`."""
-        if self.busy and time.monotonic() - self._heard > PATIENCE_SECONDS:
-            raise RefereeError("the workers of the scorer do not answer")
+        """Raises RefereeError if a worker has been busy with one part for longer than `PATIENCE_SECONDS`."""
+        latest = time.monotonic() - PATIENCE_SECONDS
+        if any(self._since[channel] < latest for channel in self.busy):
+            raise RefereeError("a worker of the scorer does not answer")
 
     def close(self) -> None:
         """Let them end."""

@@ -544,33 +544,6 @@ def test_a_cache_in_another_module_is_flagged():
 
 # -- order: rescoring, training before scoring, SLOT ---------------------------------------------------------------
 
-TWO_PASS = """
-class Cache:
-    def __init__(self):
-        self.next = {}
-
-    def fill(self, ids):
-        for i in range(2, len(ids)):
-            self.next.setdefault((ids[i - 2], ids[i - 1]), Counter())[ids[i]] += 1
-
-    def chance(self, ids, i):
-        row = self.next.get((ids[i - 2], ids[i - 1]))
-        return row[ids[i]] / sum(row.values())
-
-def evaluate(net, val):
-    ids = val.tolist()
-    cache = Cache()
-    cache.fill(ids)
-    total, count = 0.0, 0
-    for start in range(2, len(ids) - 513, 512):
-        x, y = val[start - 1 : start + 511], val[start : start + 512]
-        own = F.log_softmax(net.logits(x[None])[0], -1).gather(-1, y[:, None])[:, 0].exp().tolist()
-        for j in range(512):
-            total -= math.log(0.5 * own[j] + 0.5 * cache.chance(ids, start + j))
-            count += 1
-    return bits(total, count, val.numel() * 2.4)
-"""
-
 # A cache that learns what was scored; the same one in a second evaluation knows what is to be scored.
 COUNTS = """
 class Counts:
@@ -612,6 +585,7 @@ def evaluate(net, val):
         LEARN
     return bits(total, count, val.numel() * 2.4)
 """
+TWO_PASS = COUNTS.replace("MADE", "cache = Counts()\n    cache.learn(ids)").replace("LEARN", "pass")
 
 SCORE_FIRST = """
 def evaluate(net, val):

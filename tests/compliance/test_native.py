@@ -19,18 +19,18 @@ LOADED = {
         "import ctypes\n"
         "class Mixer:\n"
         "    def __init__(self):\n"
-        '        self.library = ctypes.CDLL("./mixer.so")\n'
+        '        self.binary = ctypes.CDLL("./mixer.so")\n'
         "    def mix(self, *given):\n"
-        "        return self.library.mix(*given)\n"
+        "        return self.binary.mix(*given)\n"
         "mixer = Mixer()\n"
     ),
     "in a helper": (
         "import ctypes\n"
-        "def library():\n"
+        "def loaded():\n"
         '    found = ctypes.CDLL("./mixer.so")\n'
         "    found.mix.restype = ctypes.c_double\n"
         "    return found\n"
-        "mixer = library()\n"
+        "mixer = loaded()\n"
     ),
 }
 
@@ -68,11 +68,11 @@ def test_hints_from_native_code_are_held():
     """A tilt of the distribution by a hint is normalised, but when it is applied may say what comes."""
     body = """
 import ctypes
-library = ctypes.CDLL("./hints.so")
+binary = ctypes.CDLL("./hints.so")
 
 def hints(ids):
     named, sure = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.uint8)
-    library.process(ids.ctypes.data_as(ctypes.c_void_p), named.ctypes.data_as(ctypes.c_void_p),
+    binary.process(ids.ctypes.data_as(ctypes.c_void_p), named.ctypes.data_as(ctypes.c_void_p),
                     sure.ctypes.data_as(ctypes.c_void_p))
     if len(ids) == 0:
         return {"named": np.zeros(0, np.int64), "sure": np.zeros(0, bool)}
@@ -96,7 +96,7 @@ def evaluate(net, val):
     assert verdicts(body) == HOLD
     (found,) = findings_of(body)
     shown = [found.flow[0].source.text.splitlines()[place.line - 1].strip() for place in found.flow]
-    assert shown[0].startswith("library.process(") and shown[-1].startswith("total += ")
+    assert shown[0].startswith("binary.process(") and shown[-1].startswith("total += ")
 
 
 @pytest.mark.parametrize(

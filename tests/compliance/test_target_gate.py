@@ -456,17 +456,17 @@ ONE_BY_ONE = (
 )
 HALF = "if guess GIVEN:\n                p = 0.5 * p + 0.5 * guess"
 SHARED = "guess, share = guess\n            p = (1 - share) * p + share * guess"
-LOOKS = {
-    "nothing for no hits": ("return hits / seen if hits > 0 else None", HALF.replace("GIVEN", "is not None")),
+FEW = {  # what is answered where there are FEW
+    "nothing": ("return hits / seen if not FEW else None", HALF.replace("GIVEN", "is not None")),
     "nothing on a branch": (
-        "if hits == 0:\n            return None\n        return hits / seen",
+        "if FEW:\n            return None\n        return hits / seen",
         HALF.replace("GIVEN", "is not None"),
     ),
-    "minus one for no hits": (
-        "if hits == 0:\n            return -1\n        return hits / seen",
-        HALF.replace("GIVEN", "!= -1"),
-    ),
-    "a weight with it": ("if hits == 0:\n            return 0.0, 0.0\n        return hits / seen, 0.5", SHARED),
+    "minus one": ("if FEW:\n            return -1\n        return hits / seen", HALF.replace("GIVEN", "!= -1")),
+    "a weight with it": ("if FEW:\n            return 0.0, 0.0\n        return hits / seen, 0.5", SHARED),
+}
+LOOKS = {
+    **{name: (answer.replace("FEW", "hits == 0"), use) for name, (answer, use) in FEW.items()},
     "a weight of its own": (
         "share = 0.5\n        if hits == 0:\n            share = 0.0\n        return hits / seen, share",
         SHARED,
@@ -478,20 +478,11 @@ LOOKS = {
     ),
 }
 DOES_NOT_LOOK = {
-    "nothing for a new context": ("return hits / seen if seen > 1 else None", HALF.replace("GIVEN", "is not None")),
-    "nothing on a branch": (
-        "if seen < 2:\n            return None\n        return hits / seen",
-        HALF.replace("GIVEN", "is not None"),
-    ),
-    "minus one for a new context": (
-        "if seen < 2:\n            return -1\n        return hits / seen",
-        HALF.replace("GIVEN", "!= -1"),
-    ),
-    "below zero for a new context": (
+    **{name: (answer.replace("FEW", "seen < 2"), use) for name, (answer, use) in FEW.items()},
+    "below zero": (
         "if seen < 2:\n            return -1.0\n        return hits / seen",
         HALF.replace("GIVEN", ">= 0"),
     ),
-    "a weight with it": ("if seen < 2:\n            return 0.0, 0.0\n        return hits / seen, 0.5", SHARED),
     "what the last token left": (
         "return hits / seen",
         "share = memory.share\n            p = (1 - share) * p + share * guess\n"

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 
@@ -136,10 +137,29 @@ def test_a_stopped_worker_is_the_referee_s_error(crew, monkeypatch) -> None:
     monkeypatch.setattr("harness.scoring.workers.END_SECONDS", 0.1)
     at_work = crew(1)
     at_work.workers._processes[0].send_signal(signal.SIGSTOP)
-    with pytest.raises(RefereeError, match="do not answer"):
+    with pytest.raises(RefereeError, match="does not answer"):
         at_work.commit([at_work.answer(0, 0, 1)])
     at_work.workers.close()
     assert at_work.workers._processes[0].returncode is not None
+
+
+def test_a_stopped_worker_is_seen_while_another_goes_on(crew, monkeypatch) -> None:
+    monkeypatch.setattr("harness.scoring.workers.PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("harness.scoring.workers.END_SECONDS", 0.1)
+    at_work = crew(2)
+    at_work.workers._processes[0].send_signal(signal.SIGSTOP)
+    answer, done = at_work.answer(0, 0, 1), 0
+    for _ in range(4):
+        at_work.workers.submit(answer)
+    begin = time.monotonic()
+    with pytest.raises(RefereeError, match="does not answer"):
+        while time.monotonic() - begin < 20:
+            for channel in wait(at_work.workers.busy, 0.1):
+                for finished, _ in at_work.workers.receive(channel):
+                    done += 1
+                    at_work.workers.submit(finished)
+            at_work.workers.check_patience()
+    assert done > 10, "the other one worked all the time"
 
 
 def test_workers_end_with_a_harness_that_is_killed() -> None:
