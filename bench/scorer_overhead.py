@@ -52,7 +52,7 @@ class Size:
     turn: int
 
 
-SIZES = {"demo": Size(32, 12), "record": Size(2, 2)}  # by configuration
+SIZES = {"demo": Size(32, 24), "record": Size(2, 2)}  # by configuration
 
 
 def model_process(configuration: str, threads: int, rounds: int, path: str) -> None:
@@ -240,7 +240,7 @@ def worker_cost(rounds: int = 5) -> tuple[float, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=16, help="pairs of turns at demo size; half as many at record's")
+    parser.add_argument("--rounds", type=int, default=24, help="pairs of turns at demo size; half as many at record's")
     parser.add_argument("--idle", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--config", choices=SIZES, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)

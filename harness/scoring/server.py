@@ -23,7 +23,7 @@ from harness.scoring.probes import Probe
 from harness.scoring.windows import Window
 from harness.scoring.workers import Answer, Workers, worth_starting
 
-MAX_SLOT_BYTES = 512_000_000  # of logits in one request; the scorer keeps a copy
+MAX_SLOT_BYTES = 512_000_000  # of logits in one request
 MAX_SLOTS, MAX_RANKS = 16, 64
 POLL_SECONDS = 0.1
 F_SEAL_FUTURE_WRITE = 0x10  # not in the fcntl module before Python 3.13

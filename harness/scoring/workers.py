@@ -29,7 +29,7 @@ from harness.processes import HARNESS_PRIORITY, become_undumpable, favour
 from harness.scoring import nats, wire
 
 MOST_WORKERS = 16
-WORTH_LOGITS = 1_000_000_000  # of a whole stream: some four seconds of one core; a worker takes a quarter to start
+WORTH_LOGITS = 100_000_000  # of a whole stream: half a second of one core; a worker takes a quarter to start
 PART_BLOCKS = 4  # of `nats`, at least in a part: its arithmetic should take much longer than handing it over
 MOST_GIVEN = 2  # parts that a worker is given: the next one lies there when it is done with one
 PATIENCE_SECONDS = 60.0  # a part takes milliseconds
@@ -78,7 +78,9 @@ class _Part:
 class Workers:
     """`count` workers over the shared memory of the ranks of one model server (`descriptors`, in their order).
 
-    `submit` answers; whenever something can be read from one of the `busy` channels, `receive` it."""
+    `submit` answers; whenever something can be read from one of the `busy` channels, `receive` it. As many workers as
+    there are processors stay each on its own: a model with a thread on every processor waits for the thread that is
+    pushed aside longest, and workers that come together on one processor push its thread aside for all of them."""
 
     def __init__(self, hello: wire.Hello, descriptors: Sequence[int], count: int) -> None:
         self._hello = hello
@@ -86,14 +88,16 @@ class Workers:
         self._since: dict[Connection, float] = {}  # when a worker began with the first part that it was given
         self._waiting: deque[_Part] = deque()
         self._processes: list[subprocess.Popen] = []
+        processors = sorted(os.sched_getaffinity(0))
+        places = [{processor} for processor in processors] if count == len(processors) else count * [set(processors)]
         try:
-            for _ in range(count):
-                self._start(descriptors)
+            for place in places:
+                self._start(descriptors, place)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, descriptors: Sequence[int]) -> None:
+    def _start(self, descriptors: Sequence[int], processors: set[int]) -> None:
         ours, theirs = Pipe()
         inherited = [theirs.fileno(), *descriptors]
         process = subprocess.Popen(
@@ -106,6 +110,8 @@ class Workers:
         theirs.close()
         self._given[ours] = deque()
         self._processes.append(process)
+        with contextlib.suppress(ProcessLookupError):  # one that is gone is found out when it is to answer
+            os.sched_setaffinity(process.pid, processors)
         ours.send(asdict(self._hello))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ from servers import HELLO, stream
 from harness.errors import Reason, RefereeError, Violation
 from harness.referee import _SeedRun
 from harness.scoring import wire
-from harness.scoring.nats import Reply, block_rows, commit, token_nats
+from harness.scoring.nats import block_nats, block_rows, commit, token_nats
 from harness.scoring.scorer import Score
 
 
@@ -165,72 +166,59 @@ def test_a_scorer_adds_no_bias(stage) -> None:
     assert nats.sum(dtype=np.float64) == pytest.approx(20_000 * math.log(vocab), rel=1e-7)
 
 
-class Writer:
-    """A model that writes to its logits when a given block of them has been read."""
+@pytest.fixture
+def write_while_computing(monkeypatch):
+    """Be a model that writes to its logits when block `number` of them has been copied; gives what was computed."""
 
-    def __init__(self, monkeypatch, write, row: int = 0) -> None:
-        self.replies: list[Reply] = []
-        look = Reply.take
+    def arrange(write: Callable[[], object], number: int = 0) -> list[np.ndarray]:
+        computed: list[np.ndarray] = []
 
-        def write_and_look(reply: Reply, rows: slice, distances: np.ndarray) -> None:
-            if rows.start <= row < rows.stop:
+        def write_and_compute(block: np.ndarray, targets: np.ndarray) -> np.ndarray:
+            if len(computed) == number:
                 write()
-            self.replies.append(reply)
-            look(reply, rows, distances)
+            computed.append(block_nats(block, targets))
+            return computed[-1]
 
-        monkeypatch.setattr(Reply, "take", write_and_look)
+        monkeypatch.setattr("harness.scoring.nats.block_nats", write_and_compute)
+        return computed
+
+    return arrange
 
 
 @pytest.mark.parametrize("row", [0, BLOCK_ROWS + 3, 4 * BLOCK_ROWS - 1])
 @pytest.mark.parametrize("column", [0, 7, VOCAB - 1])
-def test_one_bit_written_after_the_reply_is_seen(monkeypatch, row: int, column: int) -> None:
-    """And the losses are those of what was read: what was written has no part in them."""
+def test_one_bit_written_after_the_reply_is_seen(write_while_computing, row: int, column: int) -> None:
     shared, targets = drawn(4 * BLOCK_ROWS, VOCAB)
-    original = shared.copy()
 
     def flip_one_bit() -> None:
         shared.view(np.int32)[row, column] ^= 1
 
-    writer = Writer(monkeypatch, flip_one_bit, row)
+    write_while_computing(flip_one_bit, row // BLOCK_ROWS)
     with pytest.raises(Violation) as caught:
         commit(shared, targets)
     assert caught.value.reason is Reason.SCORE_PROTOCOL
     assert "after the reply" in caught.value.text
-    assert (writer.replies[-1].nats() == token_nats(original, targets)).all()
+
+
+@pytest.mark.parametrize("shift", [-60, -104, 1000, np.nan], ids=str)
+@pytest.mark.parametrize("number", [0, 2])
+def test_what_is_written_after_the_reply_counts_for_nothing(write_while_computing, shift: float, number: int) -> None:
+    """The largest logit, the chosen one and the sum are all of one copy."""
+    shared, targets = drawn(3 * BLOCK_ROWS, VOCAB)
+    expected = token_nats(shared, targets)
+    computed = write_while_computing(lambda: shared.__iadd__(np.float32(shift)), number)
+    with pytest.raises(Violation, match="after the reply"):
+        commit(shared, targets)
+    assert (np.concatenate(computed) == expected[: (number + 1) * BLOCK_ROWS]).all()
 
 
 @pytest.mark.parametrize("vocab", [1, 3, 4])
-def test_a_zero_that_changes_its_sign_counts_as_written(monkeypatch, vocab: int) -> None:
+def test_a_zero_that_changes_its_sign_counts_as_written(write_while_computing, vocab: int) -> None:
     """Bits are compared, not numbers: the two zeros are equal as numbers."""
     shared, targets = np.zeros((3, vocab), np.float32), np.zeros(3, np.int64)
-    Writer(monkeypatch, lambda: shared.__setitem__((1, 0), -0.0))
+    write_while_computing(lambda: shared.__setitem__((1, 0), -0.0))
     with pytest.raises(Violation):
         commit(shared, targets)
-
-
-@pytest.mark.parametrize("shift", [-60, -104, -1000, 60, 1000], ids=str)
-@pytest.mark.parametrize("back", [False, True])
-def test_moving_a_row_between_two_reads_is_no_loophole(monkeypatch, shift: float, back: bool) -> None:
-    """The largest logit is looked for first and subtracted then. Far below it, exponentials in float32 are so coarse
-    that losses would be too small; whether or not the model puts everything back in time.
-    """
-    shared = np.full((2, 1024), -0.6, np.float32)
-    shared[:, 5] = 0
-    kept = shared.copy()
-    largest = np.maximum.reduce
-
-    class Maximum:
-        @staticmethod
-        def reduce(*arguments, **options) -> None:
-            largest(*arguments, **options)
-            shared.__iadd__(np.float32(shift))
-
-    monkeypatch.setattr(np, "maximum", Maximum)
-    if back:
-        Writer(monkeypatch, lambda: np.copyto(shared, kept))
-    with pytest.raises(Violation) as caught:
-        commit(shared, np.array([5, 6]))
-    assert caught.value.reason in (Reason.SCORE_PROTOCOL, Reason.SCORE_NOT_FINITE)
 
 
 def test_broken_arithmetic_is_the_referee_s_error(monkeypatch) -> None:
@@ -238,9 +226,8 @@ def test_broken_arithmetic_is_the_referee_s_error(monkeypatch) -> None:
     logits, targets = drawn(3 * BLOCK_ROWS, VOCAB)
     exact = np.einsum
 
-    def inexact(*arguments, out: np.ndarray, **options) -> None:
-        exact(*arguments, out=out, **options)
-        out *= 1.00001
+    def inexact(*arguments, **options) -> np.ndarray:
+        return 1.00001 * exact(*arguments, **options)
 
     monkeypatch.setattr(np, "einsum", inexact)
     with pytest.raises(RefereeError, match="arithmetic failed"):

@@ -20,7 +20,7 @@ from servers import HELLO, PATIENCE, VOCAB, Model, Stage, random_model, serve, s
 
 from harness.errors import Reason, Violation
 from harness.scoring import wire
-from harness.scoring.nats import Reply, token_nats
+from harness.scoring.nats import block_nats, token_nats
 
 
 def plain_nats(tokens: np.ndarray, window: int, stride: int, model: Model) -> np.ndarray:
@@ -273,15 +273,14 @@ def test_writing_after_the_reply_fails_and_changes_no_loss(stage, monkeypatch) -
     shape = wire.Hello(**HELLO)
     logits = mmap.mmap(client.descriptors[1], shape.logit_bytes)
     tokens_shared = mmap.mmap(client.descriptors[0], shape.token_bytes, prot=mmap.PROT_READ)
-    computed: list[Reply] = []
+    computed: list[np.ndarray] = []
 
-    def overwrite_and_look(self: Reply, *arguments) -> None:
+    def overwrite_and_compute(*arguments) -> np.ndarray:
         logits[: shape.positions * VOCAB * 4] = b"\xff" * (shape.positions * VOCAB * 4)
-        look(self, *arguments)
-        computed.append(self)
+        computed.append(block_nats(*arguments))
+        return computed[-1]
 
-    look = Reply.take
-    monkeypatch.setattr(Reply, "take", overwrite_and_look)
+    monkeypatch.setattr("harness.scoring.nats.block_nats", overwrite_and_compute)
     at_work.scorer.open_gate()
     request = client.hear()
     context = shape.token_view(tokens_shared, request["slot"], request["rows"], request["length"])
@@ -293,7 +292,7 @@ def test_writing_after_the_reply_fails_and_changes_no_loss(stage, monkeypatch) -
     assert violation.reason is Reason.SCORE_PROTOCOL
     assert "written to after the reply" in violation.text
     expected = plain_nats(tokens, 8, 4, random_model)[: request["scored"]]
-    np.testing.assert_allclose(computed[0].nats(), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(computed[0], expected, rtol=1e-6, atol=1e-6)
 
 
 # --- what the model server may not say

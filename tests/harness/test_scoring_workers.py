@@ -147,6 +147,7 @@ def test_a_stopped_worker_is_seen_while_another_goes_on(crew, monkeypatch) -> No
     monkeypatch.setattr("harness.scoring.workers.PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr("harness.scoring.workers.END_SECONDS", 0.1)
     at_work = crew(2)
+    at_work.commit([at_work.answer(rank, 0, 128) for rank in (0, 1)])  # both have started
     at_work.workers._processes[0].send_signal(signal.SIGSTOP)
     answer, done = at_work.answer(0, 0, 1), 0
     for _ in range(4):
@@ -200,6 +201,20 @@ def test_a_whole_stream_is_scored_the_same_with_workers(stage, ranks: int) -> No
 
 
 def test_small_streams_need_no_worker() -> None:
-    assert worth_starting(139_095, 1024) == 0
+    assert worth_starting(20_000, 1024) == 0
     cores = len(os.sched_getaffinity(0))
-    assert worth_starting(62_021_846, 1024) == (min(MOST_WORKERS, cores) if cores > 1 else 0)
+    for tokens in (139_095, 62_021_846):  # the demo's, the contest's
+        assert worth_starting(tokens, 1024) == (min(MOST_WORKERS, cores) if cores > 1 else 0)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_as_many_workers_as_processors_stay_each_on_its_own(crew, more: int) -> None:
+    processors = os.sched_getaffinity(0)
+    at_work = crew(len(processors) + more)
+    places = [os.sched_getaffinity(process.pid) for process in at_work.workers._processes]
+    if more:
+        assert all(place == processors for place in places)
+    else:
+        assert sorted(map(list, places)) == [[processor] for processor in sorted(processors)]
+    answer = at_work.answer(0, 0, 128)
+    assert (at_work.commit([answer])[0] == nats.token_nats(at_work.logits(answer), answer.targets)).all()
