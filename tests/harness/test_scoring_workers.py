@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import select
@@ -198,6 +199,28 @@ def test_a_whole_stream_is_scored_the_same_with_workers(stage, ranks: int) -> No
         found.append(at_work.score().nats)
     assert np.isfinite(found[0]).all()
     assert (found[0] == found[1]).all()
+
+
+def test_a_stopped_worker_ends_the_scoring_while_another_goes_on(stage, monkeypatch) -> None:
+    """And not only when the rest of the stream is scored and nothing else is left to wait for."""
+    monkeypatch.setattr("harness.scoring.workers.PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr("harness.scoring.workers.END_SECONDS", 0.1)
+    at_work = stage(stream(100_001), workers=2)
+    shape = wire.Hello(**{**HELLO, "window": 16, "stride": 8, "batch": 4, "slots": 8})  # more than one worker is given
+
+    def serve_slowly(path: str, hello: wire.Hello) -> None:
+        session = wire.Session(hello, path)
+        with contextlib.suppress(OSError, wire.ProtocolError):  # the scorer hangs up
+            for number, request in enumerate(session.requests()):
+                if number == 100:
+                    at_work.scorer._server._workers._processes[0].send_signal(signal.SIGSTOP)
+                time.sleep(0.005)
+                request.reply()
+
+    at_work.serve(serve_slowly, [shape])
+    with pytest.raises(RefereeError, match="worker of the scorer does not answer"):
+        at_work.score()
+    assert 0.02 < np.isfinite(at_work.scorer.nats).mean() < 0.5, "three quarters, if nobody had looked"
 
 
 def test_small_streams_need_no_worker() -> None:
