@@ -41,11 +41,15 @@ def check_flow(program) -> list[Finding]:
     findings += target_keyed(program, order)
     findings += target_gate(program, engine, order)
     findings += out_of_order(program, order)
-    findings += calibration(program, order)
+    findings += calibration(program, order, trained_again=_trains_on_val(findings))
     findings += not_followed(program, order)
     if not order.complete:
         findings.append(_hold(program, f"{program.entry.source.name} has too many paths to follow its tokens: read it"))
     return findings
+
+
+def _trains_on_val(findings: Sequence[Finding]) -> bool:
+    return any(finding.check == "trains-on-val" and finding.status is Status.FLAG for finding in findings)
 
 
 def _hold(program, message) -> Finding:
@@ -198,7 +202,8 @@ def not_followed(program, order: Order) -> list[Finding]:
     return [Finding("trains-on-val", Status.HOLD, message, flow)]
 
 
-def calibration(program, order: Order) -> list[Finding]:
+def calibration(program, order: Order, trained_again: bool) -> list[Finding]:
+    """trained_again: on validation tokens, before they are scored."""
     findings = []
     for event, trained in order.calibrations:
         labels = event.value.labels
@@ -211,7 +216,8 @@ def calibration(program, order: Order) -> list[Finding]:
                 place(program, trained.node, trained.module, "the training loop"),
                 *path(program, event, "after it, statistics for quantization are collected from train shards"),
             )
-            found = _after_training(order.training_seconds(), program.log_texts)
+            ends = [one for text in program.log_texts for one in calibrated_until(text, trained_again)]
+            found = _after_training(order.training_seconds(), ends)
             if found is not None:
                 status, what = found
                 message = f"quantization is calibrated on train shards after the training loop, {what}"
@@ -226,20 +232,20 @@ def calibration(program, order: Order) -> list[Finding]:
     return list(unique.values())
 
 
-def _after_training(seconds: float | None, logs: Sequence[str]) -> tuple[Status, str] | None:
-    """What is wrong with a calibration on train shards after a loop that ends at so many seconds, if something is. Logs
-    that say when the loop ended and how long the calibration took beat the code."""
+def _after_training(seconds: float | None, ends: Sequence[float]) -> tuple[Status, str] | None:
+    """What is wrong with a calibration on train shards after a loop that ends at so many seconds, if something is.
+    ends: of calibrations, in seconds, where the logs say when the loop ended and how long they took; they beat the
+    code."""
     if seconds is not None and seconds > TRAIN_SECONDS:  # a longer clock is no record's
         return None
     if seconds == TRAIN_SECONDS:
         return Status.FLAG, f"which ends at {seconds:g} s: no time is kept for it"
-    ends = [one for text in logs for one in calibrated_until(text)]
     kept = 0 if seconds is None else TRAIN_SECONDS - seconds
     if ends:
         late = max(ends) - TRAIN_SECONDS
         if late <= (LATE_SECONDS if kept < KEPT_AT_LEAST else GROSS_SECONDS):
             return None
-        return Status.FLAG, f"until {max(ends):,.1f} s by the logs: what is kept for it is too little"
+        return Status.FLAG, f"at {max(ends):,.1f} s by the logs: what is kept for it is too little"
     if seconds is None:
         return Status.HOLD, "and the program could not tell when that loop ends: see whether both fit into the 600 s"
     if kept < KEPT_AT_LEAST:

@@ -54,6 +54,11 @@ COLLECTED = re.compile(
     r"(?i)[^=(){}]{0,60}?\b(?:hessians?|hessian_collection_time|calibrat(?:ed|ion))\b[^=(){}]{0,60}?"
     r"(?:\b(?:in|took|time:|post_time:)|:) ?([\d.]{1,12}) ?(ms|s)\b"
 )
+COLLECTING = re.compile(r"(?i)[^=(){}]{0,60}\b(?:hessian|calibrat)")
+# Weights were trained once more, on validation tokens, and took so much time.
+TRAINED_AGAIN = re.compile(
+    r"(?i)[\w :-]{0,40}(?:ttt|adapt|fine-?tun)[\w :-]{0,40}?(?:elapsed|time|\bin)[=: ] ?(\d{1,6}(?:\.\d{1,6})?) ?s\b"
+)
 SEED = re.compile(r"(?:.{0,300}[\s,])?(?:seed|SEED)[:=] ?(\d{1,10})(?:[\s,].{0,300})?$")
 WORLD = re.compile(r"\s*(?:.{0,100}\s)?world_size: ?(\d+)\b")
 FILE_SEED = re.compile(r"(?i)seed[-_]?(\d+)|(?:^|[a-z])_?s?(\d+)(?=\.\w+$)|_s(\d+)\b")
@@ -210,23 +215,36 @@ def _runs_in(text: str) -> tuple[list[Run], int | None]:
 
 
 @lru_cache(maxsize=16)  # asked for each statistic that is collected
-def calibrated_until(text: str) -> tuple[float, ...]:
+def calibrated_until(text: str, trained_again: bool = False) -> tuple[float, ...]:
     """For each run of a log that says both, when its training clock stopped and how long it then collected statistics
-    for quantization, together, in seconds."""
+    for quantization, together, in seconds. trained_again: the program trains once more in between, so that time which
+    the log gives for that is added; the log need not say then how long the statistics took."""
     found = []
-    stopped: float | None = None
     start = text.find(STOPPED)
     while start >= 0 and len(found) < MAX_EVALUATIONS:
+        stopped: float | None = None
+        between, begun = 0.0, None
         for line in _lines(text[text.rfind("\n", 0, start) + 1 : start + AFTER_STOP]):
             line = line[PREFIX.match(line).end() :].rstrip()  # type: ignore[union-attr]
             if len(line) > MAX_LINE:
                 continue
             if match := STOP.match(line):
-                stopped = int(match[1]) / 1000
-            elif stopped is not None and (match := COLLECTED.match(line)) and match[1].count(".") < 2:
-                found.append(stopped + float(match[1]) * (0.001 if match[2] == "ms" else 1.0))
+                if begun is not None:
+                    break  # another run, which is looked at below
+                stopped, between = int(match[1]) / 1000, 0.0
+            elif stopped is None:
+                continue
+            elif (match := COLLECTED.match(line)) and match[1].count(".") < 2:
+                begun = stopped + between + float(match[1]) * (0.001 if match[2] == "ms" else 1.0)
                 break
-        stopped = None
+            elif trained_again and begun is None and (match := TRAINED_AGAIN.match(line)):
+                between = max(
+                    between, float(match[1])
+                )  # said of its epochs too, and of the whole by more than one line
+            elif between and begun is None and COLLECTING.match(line):
+                begun = stopped + between
+        if begun is not None:
+            found.append(begun)
         start = text.find(STOPPED, start + 1)
     return tuple(found)
 

@@ -1354,6 +1354,33 @@ def test_logs_decide_whether_a_calibration_fits(limit, stopped, collected, expec
 
 
 @pytest.mark.parametrize(
+    ("again", "expected"),
+    [
+        ("train(net, val)", {"trains-on-val": FLAG, "calibration-data": FLAG}),
+        ("", {}),  # what the line speaks of is an evaluation
+    ],
+)
+def test_training_on_validation_tokens_takes_the_time_that_is_kept_for_calibration(again, expected):
+    tail = f"""
+def main():
+    net = Net()
+    train(net, stream("data/fineweb_train_*.bin"), 590.0)
+    val = stream("data/fineweb_val_*.bin")
+    {again}
+    statistics = hessians(net, stream("data/fineweb_train_*.bin"))
+    print("val_bpb", evaluate(net, val))
+
+main()
+"""
+    lines = ["stopping_early: wallclock_cap train_time: 590020ms step: 7000/20000"]
+    lines += ["ttt:elapsed=382.8s", "gptq:collecting hessians"]
+    assert verdicts(CALIBRATION, tail=tail, logs=["\n".join(lines)]) == expected
+    quick = [line.replace("382.8", "8.0") for line in lines]
+    fits = {check: status for check, status in expected.items() if check == "trains-on-val"}
+    assert verdicts(CALIBRATION, tail=tail, logs=["\n".join(quick)]) == fits
+
+
+@pytest.mark.parametrize(
     ("module", "expected"),
     [
         ("sys.modules[__name__]", {"calibration-data": FLAG}),

@@ -231,3 +231,31 @@ def test_when_calibration_had_ended(line: str, seconds: float | None) -> None:
     assert calibrated_until(STOPPED + line) == expected
     assert calibrated_until(line) == ()  # when training ended is not said
     assert calibrated_until(f"{STOPPED}{line}\n" * 2) == expected * 2
+
+
+COLLECTING = "gptq:collecting hessians from training data (256 batches)..."
+
+
+@pytest.mark.parametrize(
+    ("lines", "seconds"),
+    [
+        (["ttt:elapsed=382.8s", COLLECTING], 982.338),
+        (["ttt_adamw:done elapsed=382.8s", "ttt:elapsed=382.8s", COLLECTING], 982.338),  # the same, said twice
+        (["prequant_ttt:done in 382.8s (8 gpus)", COLLECTING], 982.338),
+        (["1776143355.743 prequant_ttt:done total_time=382.8s", "Hessians collected in 3.6s"], 985.938),
+        (["ttt:done time=382.8s", "gptq:calibrated 68 layers in 3600ms"], 985.938),
+        (["fine-tuning: elapsed 382.8s", COLLECTING], 982.338),
+        ([COLLECTING, "ttt:elapsed=382.8s"], None),  # of the evaluation
+        (["Hessians collected in 3.6s", "ttt:elapsed=382.8s"], 603.138),
+        (["eval elapsed=382.8s", COLLECTING], None),
+        (['log(f"ttt:elapsed={seconds:.1f}s")', COLLECTING], None),
+        (["ttt:elapsed=382.8s"], None),  # nothing is calibrated
+    ],
+)
+def test_what_was_trained_between_the_clock_s_end_and_a_calibration(lines: list[str], seconds: float | None) -> None:
+    text = STOPPED + "\n".join(lines) + "\n"
+    expected = () if seconds is None else (pytest.approx(seconds),)
+    assert calibrated_until(text, trained_again=True) == expected
+    assert calibrated_until(text * 2, trained_again=True) == expected * 2
+    if "ttt:elapsed=382.8s" in lines:
+        assert calibrated_until(text) == (expected if seconds == 603.138 else ())
