@@ -6,6 +6,7 @@ import select
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 from support import TESTS, Referee, make_toy_data
 
@@ -15,6 +16,10 @@ from harness.rules import LoadedRules, load_rules
 from harness.sandbox import SMALL, SandboxSpec
 from harness.sandbox.backends import find_backend
 from harness.sandbox.bubblewrap import BubblewrapSandbox
+
+# No test is timed: one example that takes long says that the machine is busy.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 collect_ignore = ["cheats", "honest"]  # submissions: nothing of theirs is imported, not even a conftest.py
 

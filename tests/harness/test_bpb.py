@@ -42,7 +42,7 @@ def stream(tokenizer, documents: list[str]) -> np.ndarray:
 words = st.text(st.characters(exclude_characters="\u2581", exclude_categories=("Cs",)), max_size=40)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(documents=st.lists(words, min_size=1, max_size=6))
 def test_the_count_is_that_of_the_decoded_text(tokenizer, table, documents: list[str]) -> None:
     tokens = stream(tokenizer, documents)

@@ -277,7 +277,7 @@ def test_a_file_with_a_second_reading_is_refused(canonical, data: bytes) -> None
     refused(canonical, data)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 200), byte=st.integers(0, 255), cut=st.integers(0, 30))
 def test_a_damaged_file_is_a_violation_or_a_checkpoint(canonical, place: int, byte: int, cut: int) -> None:
     """Never an exception of another kind: the contestant cannot make the referee fail."""

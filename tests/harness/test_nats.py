@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from servers import HELLO, stream
 
@@ -35,7 +35,6 @@ VOCAB = 20
 BLOCK_ROWS = block_rows(VOCAB)
 
 
-@settings(deadline=None)
 @given(
     rows=st.integers(1, 70),
     vocab=st.integers(1, 2000),

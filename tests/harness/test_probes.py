@@ -167,7 +167,7 @@ def test_exposed_windows_have_targets_in_the_first_window_of_a_later_lane(tokens
     assert exposed(cut) == expected
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     window=st.integers(1, 30),
     stride_part=st.integers(1, 30),
@@ -530,7 +530,7 @@ def serve_learners(stage: Stage, shape: list[wire.Hello], learns: bool = True) -
     return learners
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     length=st.integers(2, 150),
     window=st.integers(1, 20),

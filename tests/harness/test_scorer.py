@@ -76,7 +76,7 @@ def test_agrees_with_the_definition(stage, world_size, length, window, stride, b
     assert nats.dtype == np.float32
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     length=st.integers(2, 80),
     window=st.integers(1, 20),

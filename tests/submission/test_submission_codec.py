@@ -51,7 +51,7 @@ def artifact(config) -> bytes:
     return encode(config, random_weights(config))
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**31),
     layers=st.integers(2, 4),

@@ -119,7 +119,7 @@ def test_future_tokens_change_nothing(model, tokens):
         assert not torch.allclose(after[:, position], before[:, position])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(length=st.integers(2, 24), seed=st.integers(0, 2**31), data=st.data())
 def test_logits_of_a_prefix_depend_on_nothing_else(model, length, seed, data):
     """Windows cut short, alone, with other text behind them, with fewer scored positions: the same logits. Lengths run

@@ -149,7 +149,7 @@ def test_a_stream_without_bos_is_one_document(tmp_path) -> None:
     )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_it_is_what_the_definition_says(tmp_path, data) -> None:
     """Documents of two tokens, so that runs meet by chance; shards of any number, pieces of any size."""
@@ -167,7 +167,7 @@ def test_it_is_what_the_definition_says(tmp_path, data) -> None:
         overlap._PIECE_TOKENS = kept
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(planted=st.sets(st.integers(0, len(VAL) - 1)), count=st.integers(1, 6))
 def test_the_number_of_planted_documents_is_found_exactly(tmp_path, planted: set[int], count: int) -> None:
     train = [*TRAIN[:60], *(VAL[number] for number in sorted(planted)), *TRAIN[60:90]]

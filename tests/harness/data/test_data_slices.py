@@ -127,7 +127,7 @@ def test_windows_made_to_have_a_block_s_hash_do_not_hide_it(shards, tmp_path) ->
         confirmed(find_slice([put(tmp_path, b"".join([*decoys[:place], block, *decoys[place:]]))], shards))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     start=st.integers(HEADER_BYTES, HEADER_BYTES + 2 * TOKENS - MINIMUM_RUN),
     length=st.integers(MINIMUM_RUN, MINIMUM_RUN + 64),

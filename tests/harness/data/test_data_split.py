@@ -54,7 +54,7 @@ def test_a_chain_of_near_copies_is_one_cluster() -> None:
     assert clusters([chain[2], other, chain[0], chain[1]]) == [[chain[2], chain[0], chain[1]], [other]]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), originals=st.integers(10, 40), copies=st.integers(1, 40))
 def test_planted_near_copies_stay_on_one_side(seed: int, originals: int, copies: int) -> None:
     source = random.Random(seed)
