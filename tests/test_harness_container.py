@@ -115,20 +115,18 @@ def test_what_a_killed_harness_leaves_is_removed_and_told_at_the_next_start(engi
     assert started.returncode == 0, started.stderr
     harness = engine.api.inspect_container(name)["State"]["Pid"]
     deadline = time.monotonic() + PATIENCE
-    mine: list[dict] = []
-    while not (mine := [one for one in phases(engine) if one["Labels"][LABEL].startswith(f"{harness}-")]):
-        assert time.monotonic() < deadline, "no phase was started"
-        time.sleep(0.1)
     label = last = ""
-    while not label.startswith("train"):  # not one of the doctor's, each of which may take its time on a busy machine
-        assert time.monotonic() < deadline, last
+    running = 0  # the phase's first process; none while its container is created and not yet started
+    while not (label.startswith("train") and running):  # not one of the doctor's, which may take their time here
+        assert time.monotonic() < deadline, f"the last phase that was started: {last or None}"
         time.sleep(0.1)
         found = [one for one in phases(engine) if one["Labels"][LABEL].startswith(f"{harness}-")]
         label = found[0]["Labels"].get("parameter-golf.phase", "") if found else ""  # without: it asks for GPUs
-        mine = found or mine
+        if label.startswith("train"):
+            running = engine.api.inspect_container(found[0]["Id"])["State"]["Pid"]
         if label not in ("", last):
             last, deadline = label, time.monotonic() + PATIENCE
-    init = os.pidfd_open(engine.api.inspect_container(mine[0]["Id"])["State"]["Pid"])
+    init = os.pidfd_open(running)
     engine.api.kill(name, "KILL")
     assert select.select([init], [], [], PATIENCE)[0], "a phase outlives its harness"
     os.close(init)
