@@ -237,6 +237,15 @@ def foreign_processes() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) not in ours]
 
 
+def has_no_memory(pid: int) -> bool:
+    """Whether a process is a thread of the kernel, or has ended: neither has a command."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return not file.read(1)
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ESRCH)
+
+
 @contextlib.contextmanager
 def victim() -> Iterator[tuple[int, ctypes.Array]]:
     """A child that sleeps, and a buffer at the same address in both."""
@@ -633,7 +642,7 @@ def signal_a_process_of_the_host() -> str:
 @attack
 def read_the_memory_of_a_process_of_the_host() -> str:
     """Through /proc. Init's can be read: it is the phase's own process, as confined as the rest."""
-    pids = foreign_processes()[-20:]  # not the first ones, which are threads of the kernel
+    pids = [pid for pid in foreign_processes() if not has_no_memory(pid)][-20:]
     return each({f"process {pid}": lambda pid=pid: read(f"/proc/{pid}/mem") for pid in pids}, also=(errno.ESRCH,))
 
 

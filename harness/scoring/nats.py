@@ -14,7 +14,7 @@ import numpy as np
 from harness.errors import Reason, RefereeError, Violation
 from harness.scoring.wire import LOGIT_DTYPE
 
-BLOCK_BYTES = 1 << 19  # of logits: with the block that they are copied from, half of a core's second-level cache
+BLOCK_BYTES = 1 << 19  # of logits: with those that they are copied from, a megabyte of a core's cache
 NORMALISATION_TOLERANCE = 1e-6
 
 
@@ -49,7 +49,6 @@ def commit(logits: np.ndarray, targets: np.ndarray, own: np.ndarray | None = Non
 
 def block_nats(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """The losses, float64 [n], of targets [n] under logits, float32 [n, vocab_size], which are overwritten."""
-    everything = np.arange(len(targets))
     with np.errstate(all="ignore"):  # what is not finite, and what is so far below that it counts as nothing
         distances = np.subtract(logits, logits.max(axis=1, keepdims=True), out=logits)
         sums = np.einsum("ij->i", distances)
@@ -58,7 +57,7 @@ def block_nats(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
             raise Violation(Reason.SCORE_NOT_FINITE, text)
         least_certain = int(sums.argmax())
         witness = distances[least_certain].astype(np.float64)
-        chosen = distances[everything, targets]
+        chosen = distances[np.arange(len(targets)), targets]
         np.exp(distances, out=distances)
     totals = np.einsum("ij->i", distances, dtype=np.float64)
     log_totals = np.log(totals)

@@ -673,7 +673,7 @@ def test_walls_that_are_not_the_expected_ones_are_refused(monkeypatch) -> None:
     """Attack S13: a launcher that builds something else is noticed before the command runs."""
     from harness.sandbox import bubblewrap
 
-    monkeypatch.setattr(bubblewrap, "BUILD_SECONDS", 1.5)
+    monkeypatch.setattr(bubblewrap, "BUILD_SECONDS", 5.0)
     real = bubblewrap.bwrap_arguments
 
     def with_a_door(*arguments):

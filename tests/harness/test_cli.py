@@ -375,6 +375,7 @@ def interrupted(toy_data, tmp_path, number: int) -> tuple[subprocess.Popen, str,
     (submission / "train.py").write_text("import time\nprint('started', flush=True)\ntime.sleep(3600)\n")
     process = subprocess.Popen(
         [sys.executable, "-m", "harness.cli", *options(toy_data, tmp_path / "runs", submission=submission)],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -77,7 +77,8 @@ def without(option: str, values: int = 0) -> str:
     ],
 )
 def test_a_launcher_that_leaves_out_a_wall(option, values, message, launch, monkeypatch):
-    monkeypatch.setattr(bubblewrap, "BUILD_SECONDS", 2.0)
+    if option in ("--remount-ro", "--json-status-fd"):  # seen when nothing else has come for that long
+        monkeypatch.setattr(bubblewrap, "BUILD_SECONDS", 2.0)
     refused(launch(without(option, values)), message, may_have_phases=option == "--block-fd")
 
 
@@ -104,7 +105,8 @@ def test_a_launcher_that_does_not_drop_capabilities(launch):
 )
 def test_a_launcher_that_builds_nothing(ends, message, launch, monkeypatch):
     """Also one that lies about it; nothing that it has started is left."""
-    monkeypatch.setattr(bubblewrap, "BUILD_SECONDS", 1.0)
+    if message == "the guard of the sandbox does not answer":  # seen when nothing else has come for that long
+        monkeypatch.setattr(bubblewrap, "BUILD_SECONDS", 1.0)
     refused(launch(TO_THE_COMMAND + ends), message)
     deadline = time.monotonic() + 20
     while subprocess.run(["pgrep", "-f", "sleep 12345"], stdout=subprocess.DEVNULL).returncode == 0:
