@@ -7,9 +7,9 @@ of what the labels say is done in the submitted run, and what it flags of the re
 
 check_labels.jsonl: one record folder of a pull request per line. labels: check -> "yes", "off" (there, but not in the
 submitted run), "reserved" (calibration: time is kept for it, or said to be), "?"; what is missing is "no". Sample 1 has
-served to correct the checks; sample 2 was labelled and counted afterwards (docs/compliance-study.md). Undecided is a
-folder with a HOLD of a check that follows tokens, or of `unreadable`. findings_sha256 is of every finding with its
-places: the same code must give the same in every process, whatever PYTHONHASHSEED is."""
+served to correct the checks; samples 2 and 3 were labelled and counted afterwards (docs/compliance-study.md).
+Undecided is a folder with a HOLD of a check that follows tokens, or of `unreadable`. findings_sha256 is of every
+finding with its places: the same code must give the same in every process, whatever PYTHONHASHSEED is."""
 
 from __future__ import annotations
 
@@ -118,7 +118,8 @@ def main() -> None:
         for check in checks:
             table.add_row(check, *(str(found[check][name]) for name in OUTCOMES))
         console.print(table, f"undecided: {undecided[sample]}")
-    console.print(f"findings_sha256: {digest(reports)}")
+    findings_sha256 = digest(reports)
+    console.print(f"findings_sha256: {findings_sha256}")
     if arguments.disagreements:
         for name, pulls in sorted(disagreements.items()):
             console.print(f"{name}: {', '.join(pulls)}")
@@ -126,7 +127,7 @@ def main() -> None:
         "counts": counts,
         "disagreements": disagreements,
         "undecided": undecided,
-        "findings_sha256": digest(reports),
+        "findings_sha256": findings_sha256,
     }
     RESULT.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
 

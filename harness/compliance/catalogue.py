@@ -80,7 +80,7 @@ CHECKS = {
             "Quantization is calibrated on data that it may not see then",
             "Hessians or scales are collected from train shards after the training clock has stopped, or from "
             "validation tokens. A loop that ends 3 s early keeps time for it; where logs say when it ended and how "
-            "long the statistics took, these decide.",
+            "long the statistics took, or training on validation tokens before them, these decide.",
             "no training data after the training clock; no validation data before it has been scored",
             ERROR,
         ),
@@ -135,8 +135,8 @@ CHECKS = {
             "constant-score",
             "The reported score is a constant, or does not come from scoring",
             "The number that is printed as val_bpb or val_loss is written in the code, or clamped, or scaled by "
-            "something "
-            "other than the bytes of the text.",
+            "something other than the bytes of the text. A folder in which nothing that is started gets to score is a "
+            "question.",
             "the score is measured on the validation split",
             ERROR,
         ),
@@ -186,7 +186,8 @@ CHECKS = {
         Check(
             "record-logs",
             "Logs are missing, cut off, or say something else",
-            "Each seed has a log that goes to its final score, and README, submission.json and logs agree.",
+            "Each seed has a log that goes to its final score, in a line that code of the folder prints, and README, "
+            "submission.json and logs agree.",
             "the contest's record folder",
             ERROR,
         ),

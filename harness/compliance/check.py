@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.compliance.catalogue import CHECKS
-from harness.compliance.code import Clock, check_code
+from harness.compliance.code import NOTHING_SCORED, Clock, check_code
 from harness.compliance.findings import Finding, Report, Source, Status
 from harness.compliance.inputs import METADATA, Kind, Target, read_targets
 from harness.compliance.parsing import Unreadable
@@ -62,14 +62,24 @@ def check_target(target: Target) -> Report:
     followed = _attempt("what its code imports by a path", lambda: _followed(unpacked), set(), findings)
     runs = [run for run in unpacked.runs if not (run.imported and run.entry.path in followed)]
     readme = _readme(target) if len(runs) == 1 else None  # with several, each does a part of what it says
+    scores = target.kind is Kind.RECORD  # it reports a score; of a submission of ours the harness does
+    found_by_run: list[list[Finding]] = []
     for run in runs:
         step = f"the code from {run.entry.name} on"
-        how = (run.environment, run.arguments, run.unknown, clock, readme, logs, reported)
+        how = (run.environment, run.arguments, run.unknown, clock, readme, logs, reported, scores)
         check = partial(check_code, unpacked.sources, run.entry, *how)
-        findings += [found for found in _attempt(step, check, [], findings) if not _explained(found, unpacked)]
+        found_by_run.append([one for one in _attempt(step, check, [], findings) if not _explained(one, unpacked)])
+    findings += _of_all(found_by_run)
     if target.kind is not Kind.SCRIPT:
-        findings += _attempt("the folder", lambda: check_record_folder(target), [], findings)
+        findings += _attempt("the folder", lambda: check_record_folder(target, unpacked.sources), [], findings)
     return _report(target, unpacked.sources, findings)
+
+
+def _of_all(found_by_run: Sequence[Sequence[Finding]]) -> list[Finding]:
+    """The findings on all runs. That nothing is scored is said where none of them does: the others may prepare data or
+    plot."""
+    none_scores = all(any(one.message == NOTHING_SCORED for one in found) for found in found_by_run)
+    return [one for found in found_by_run for one in found if none_scores or one.message != NOTHING_SCORED]
 
 
 def _followed(unpacked: Unpacked) -> set[str]:

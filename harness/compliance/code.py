@@ -19,6 +19,7 @@ from harness.compliance.rules_score import check_bytes, check_data, check_score
 from harness.compliance.rules_system import check_hidden_code, check_network
 
 SWITCHES_DEEP = 3
+NOTHING_SCORED = "what is started neither trains nor scores, as far as it can be followed: see how the score came about"
 
 
 class Clock(Enum):
@@ -63,12 +64,13 @@ def check_code(
     readme: Source | None = None,
     logs: Sequence[str] = (),
     reported: Collection[str] = (),
+    scores: bool = False,
 ) -> list[Finding]:
     """The findings on the code that `entry` starts, with the variables and arguments of the documented run command.
     unknown: variables that it sets to something that cannot be read from it. clock: who ends its training. readme: what
     says what the code does, if something does. logs: the texts of the run's own logs; what they show of how it was
     started beats what is documented. reported: the scores that the submission claims; of logs that disagree, those
-    that print one of them count."""
+    that print one of them count. scores: whether it is expected to score, or may leave that to others."""
     try:
         program = load_program(sources, entry, environment, arguments, unknown)
         if logs:
@@ -89,9 +91,19 @@ def check_code(
     settled = bool(logs or arguments or unknown or environment.keys() - GPU_ENVIRONMENT.keys())
     if readme is not None and not settled:
         findings += _if_title_holds(program, sources, entry, environment, readme, findings)
+    if scores and program.idle:
+        findings.append(_idle(program))
     if readme is not None:
         findings += _guarded(partial(check_readme, readme=readme), ("dead-claim",), program)
     return list(dict.fromkeys(findings))
+
+
+def _idle(program: Program) -> Finding:
+    """For a program that does nothing a contestant's does: an empty one, one that never calls what it defines, one that
+    ends in an error, one that prints a story."""
+    first = program.entry.tree.body[0] if program.entry.tree.body else program.entry.tree
+    place = program.place(first, program.entry.source, "what is started")
+    return Finding("constant-score", Status.HOLD, NOTHING_SCORED, (place,))
 
 
 def _as_bound(finding: Finding, clock: Clock) -> Finding:

@@ -18,7 +18,7 @@ TEMPLATE_AT_LEAST = 16  # characters of a text that begins with a value
 MAX_LINES = 50_000
 MAX_LINE = 300  # characters that are looked at
 MARK_AT_LEAST = 8  # characters of a printed text before what is put into it, so that it is told from others
-NAME = re.compile(r"\w*")  # a mark that is one may be a key, a part of a name, or anything
+NAME = re.compile(r"\w*")  # a mark that is one may be anything, but for what follows it in the log
 NAMES_DEEP = 3  # assignments between a test and the variable that it comes from
 STAMP = re.compile(r"^(?:\[[^\]\n]{1,40}\]:?\s*|\d{1,7}[:|]\s*(?=\D)|\d{4}-\d\d-\d\d[T ][\d:.,+Z]+\s*)+")
 SETTING = re.compile(  # name=1, name: True, and as JSON has it
@@ -27,6 +27,8 @@ SETTING = re.compile(  # name=1, name: True, and as JSON has it
 SCORE = re.compile(r"bpb[:=]\s*(\d\.\d{4,12})(?![\d.])")
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{2,}")
 OF_THE_MACHINE = frozenset(("WORLD_SIZE", "RANK", "LOCAL_RANK"))
+OF_A_TRIAL = re.compile("SMOKE|DRY_?RUN|PREFLIGHT")  # a log may begin with one; the run that is reported was none
+SCORE_LINE = " val_"  # what follows the name of an evaluation
 
 
 class LogLines:
@@ -119,7 +121,7 @@ def contradicted(program: Program, lines: LogLines, origins: Origins) -> frozens
     for test, line in shown:
         if not line.startswith(live):
             found |= _variables(test, origins)
-    return frozenset(found - OF_THE_MACHINE)
+    return _of_the_run(found)
 
 
 def switched_on(program: Program, lines: LogLines, origins: Origins) -> frozenset[str]:
@@ -141,7 +143,11 @@ def switched_on(program: Program, lines: LogLines, origins: Origins) -> frozense
                     live = [mark for one in program.live_scopes() for mark in _live_marks(program, one)]
                 if any(_alone(program, mark, live) for mark in shown):
                     variables.update(switches)
-    return frozenset(on - off - OF_THE_MACHINE)
+    return _of_the_run(on - off)
+
+
+def _of_the_run(variables: set[str]) -> frozenset[str]:
+    return frozenset(one for one in variables - OF_THE_MACHINE if not OF_A_TRIAL.search(one))
 
 
 def off_by_default(program: Program, origins: Origins) -> list[str]:
@@ -161,7 +167,9 @@ def _is_off(constant: object) -> bool:
 
 def _alone(program: Program, mark: str, live: Sequence[str]) -> bool:
     """Whether one print only begins a line like that, in code that runs and in code that does not."""
-    written = sum(module.source.text.count(mark) for module in program.modules.values())
+    name = mark.removesuffix(SCORE_LINE)
+    texts = (mark,) if name == mark else (f"'{name}'", f'"{name}"')
+    written = sum(module.source.text.count(text) for module in program.modules.values() for text in texts)
     return written == 1 and not any(one != mark and mark.startswith(one) for one in live)
 
 
@@ -266,7 +274,9 @@ def _text_mark(first: ast.expr) -> str:
         first = first.values[0]
     text = first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else ""
     text = text.lstrip().partition("\n")[0]
-    return text if len(text) >= MARK_AT_LEAST and not NAME.fullmatch(text) and any(map(str.isalpha, text)) else ""
+    if len(text) < MARK_AT_LEAST or not any(map(str.isalpha, text)):
+        return ""
+    return text + SCORE_LINE if NAME.fullmatch(text) else text  # of an evaluation, if a score follows it in the log
 
 
 def origins_of(program: Program) -> Origins:

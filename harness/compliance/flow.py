@@ -43,6 +43,7 @@ def check_flow(program) -> list[Finding]:
     findings += out_of_order(program, order)
     findings += calibration(program, order, trained_again=_trains_on_val(findings))
     findings += not_followed(program, order)
+    program.idle = not order.updates and not order.scores
     if not order.complete:
         findings.append(_hold(program, f"{program.entry.source.name} has too many paths to follow its tokens: read it"))
     return findings
@@ -127,7 +128,7 @@ def out_of_order(program, order: Order) -> list[Finding]:
     learned_first = set()  # scores of tokens that the weights had learned
     scored_tables = {tag for event in order.scores for tag in event.value.tags}
     scored_reads = {tag[1] for tag in scored_tables if type(tag) is tuple and tag[0] == "read"}
-    trains = any(event.value.labels & TRAIN for event in order.updates)
+    trains = any(event.value.labels & TRAIN or not event.value.labels & VAL for event in order.updates)
     for pair in order.pairs.values():
         before, after = pair.before, pair.after
         if after.kind == "read":
@@ -216,8 +217,7 @@ def calibration(program, order: Order, trained_again: bool) -> list[Finding]:
                 place(program, trained.node, trained.module, "the training loop"),
                 *path(program, event, "after it, statistics for quantization are collected from train shards"),
             )
-            ends = [one for text in program.log_texts for one in calibrated_until(text, trained_again)]
-            found = _after_training(order.training_seconds(), ends)
+            found = _after_training(order.training_seconds(), program.log_texts, trained_again)
             if found is not None:
                 status, what = found
                 message = f"quantization is calibrated on train shards after the training loop, {what}"
@@ -232,14 +232,14 @@ def calibration(program, order: Order, trained_again: bool) -> list[Finding]:
     return list(unique.values())
 
 
-def _after_training(seconds: float | None, ends: Sequence[float]) -> tuple[Status, str] | None:
-    """What is wrong with a calibration on train shards after a loop that ends at so many seconds, if something is.
-    ends: of calibrations, in seconds, where the logs say when the loop ended and how long they took; they beat the
-    code."""
+def _after_training(seconds: float | None, logs: Sequence[str], trained_again: bool) -> tuple[Status, str] | None:
+    """What is wrong with a calibration on train shards after a loop that ends at so many seconds, if something is. Logs
+    that say when the loop ended and how long the calibration took beat the code."""
     if seconds is not None and seconds > TRAIN_SECONDS:  # a longer clock is no record's
         return None
     if seconds == TRAIN_SECONDS:
         return Status.FLAG, f"which ends at {seconds:g} s: no time is kept for it"
+    ends = [one for text in logs for one in calibrated_until(text, trained_again)]
     kept = 0 if seconds is None else TRAIN_SECONDS - seconds
     if ends:
         late = max(ends) - TRAIN_SECONDS

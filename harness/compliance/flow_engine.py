@@ -1868,7 +1868,8 @@ class Engine:
             result = container.value
         if mine:
             block.gone = frozenset(mine - self.reachable([result, *given], outer))
-        self.memo[key] = (result, block, self.gated_arguments(function, inner, arguments), mine - block.gone)
+        gated = self.gated_arguments(function, inner, given, node, arguments)
+        self.memo[key] = (result, block, gated, mine - block.gone)
         return self.called(*self.memo[key], node, scope)
 
     def reachable(self, values, scope) -> set[Object]:
@@ -1898,24 +1899,24 @@ class Engine:
         self.filled |= filled
         if block.children:
             self.block.children.append(block)
-        for index, value in gated:
-            index += len(getattr(node, "args", ()))  # counted from the last, since a method's first is not written
-            target = node.args[index] if 0 <= index < len(node.args) else None
+        for name, place, value in gated:
+            target = passed_for(name, place, node)
             if isinstance(target, Name):
                 known = self.lookup(target.id, scope)
                 self.bind(target.id, join(known, Value(value.labels, tags=value.tags, step=value.step)), scope)
         return result
 
-    def gated_arguments(self, function, inner, arguments) -> tuple:
-        """Scores that a function changes where they lie, after they were passed to it: which arguments, from the last,
-        and what became of them."""
+    def gated_arguments(self, function, inner, given, node, arguments) -> tuple:
+        """Scores that a function changes where they lie, after they were passed to it: the names of parameters, their
+        places in calls (a method's first is not written), and what became of them."""
         if not self.gates:
             return ()
+        names = self.signatures[function][0]
+        unwritten = len(arguments) - len(getattr(node, "args", ()))
         found = []
-        for place, (name, before) in enumerate(zip(self.signatures[function][0], arguments, strict=False)):
-            after = inner.values.get(name)
-            if after is not None and after.labels & GATED & ~self.content(before).labels:
-                found.append((place - len(arguments), after))
+        for (name, after), before in zip(inner.values.items(), given, strict=False):  # parameters come first
+            if after.labels & GATED & ~self.content(before).labels:
+                found.append((name, names.index(name) - unwritten if name in names else -1, after))
         return tuple(found)
 
     def context(self, ref, values) -> tuple:
@@ -1983,6 +1984,13 @@ class Engine:
 
     def eval_Await(self, node, scope):
         return self.evaluate(node.value, scope)
+
+
+def passed_for(name: str, place: int, node: ast.AST) -> ast.expr | None:
+    """The expression that a call passes for a parameter, by its name or at its place."""
+    named = next((one.value for one in getattr(node, "keywords", ()) if one.arg == name), None)
+    arguments = getattr(node, "args", ())
+    return arguments[place] if named is None and 0 <= place < len(arguments) else named
 
 
 def name_labels(text: str) -> int:

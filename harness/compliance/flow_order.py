@@ -299,9 +299,11 @@ def sites_of(event: Event) -> set[tuple]:
 
 
 def disjoint(update: Event, score: Event) -> bool:
-    """Whether the tokens scored begin where those learned from end, by the words of the slices."""
-    ends = {_bound(tag[1], "upper") for tag in update.value.tags if type(tag) is tuple and tag[0] == "site"} - {None}
-    starts = {_bound(tag[1], "lower") for tag in score.value.tags if type(tag) is tuple and tag[0] == "site"} - {None}
+    """Whether the tokens scored begin where those learned from end, by the words of the slices; not if what was learned
+    from came out of the same slice as what is scored."""
+    learned, scored = sites_of(update), sites_of(score)
+    ends = {_bound(tag[1], "upper") for tag in learned} - {None}
+    starts = {_bound(tag[1], "lower") for tag in scored - learned} - {None}
     return bool(ends & starts)
 
 

@@ -229,18 +229,16 @@ def calibrated_until(text: str, trained_again: bool = False) -> tuple[float, ...
             if len(line) > MAX_LINE:
                 continue
             if match := STOP.match(line):
-                if begun is not None:
+                if stopped is not None:
                     break  # another run, which is looked at below
-                stopped, between = int(match[1]) / 1000, 0.0
+                stopped = int(match[1]) / 1000
             elif stopped is None:
                 continue
             elif (match := COLLECTED.match(line)) and match[1].count(".") < 2:
                 begun = stopped + between + float(match[1]) * (0.001 if match[2] == "ms" else 1.0)
                 break
             elif trained_again and begun is None and (match := TRAINED_AGAIN.match(line)):
-                between = max(
-                    between, float(match[1])
-                )  # said of its epochs too, and of the whole by more than one line
+                between = max(between, float(match[1]))  # of an epoch, or of the whole, and that in more than one line
             elif between and begun is None and COLLECTING.match(line):
                 begun = stopped + between
         if begun is not None:

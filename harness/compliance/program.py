@@ -177,6 +177,14 @@ class Binding:
     target: object = None  # of imports: dotted name; else Function or Class
 
 
+@dataclass(slots=True)
+class _Looked:
+    """How many statements of a block were looked at, and the place of the first after which the next is never run."""
+
+    count: int = 0
+    end: float = math.inf
+
+
 def parse(source: Source) -> ast.Module:
     """The syntax tree of a source. Raises Unreadable for what is too large, too deep or no Python."""
     try:
@@ -434,6 +442,7 @@ class Program:
         self.unknown = RANK_VARIABLES | set(unknown)  # variables that are set, but not to what
         self.logged: frozenset[str] = frozenset()  # variables of the environment that only logs tell of
         self.log_texts: tuple[str, ...] = ()  # of runs of this program
+        self.idle = False  # whether its tokens were followed, and it neither trains nor scores
         self.arguments = tuple(arguments)
         self.modules: dict[str, Module] = {}
         self.functions: dict[str, Function] = {}
@@ -453,7 +462,7 @@ class Program:
         self._names: dict[tuple[Scope, str], tuple] = {}
         self._parameters: dict[tuple[Function, str], tuple] = {}
         self._local: dict[tuple[ast.stmt, Scope], bool | Unknown] = {}
-        self._ends: dict[tuple[int, Scope], int] = {}
+        self._ends: dict[tuple[int, Scope], _Looked] = {}
         self._live: dict[Scope, list[tuple[ast.AST, ast.stmt, bool | Unknown]]] = {}
         self._live_whole: dict[Scope, list[tuple[ast.AST, ast.stmt, bool | Unknown]]] = {}
         self._live_by_kind: dict[type, list[LiveNode]] | None = None
@@ -1111,7 +1120,8 @@ class Program:
     def _fold_Attribute(self, node: ast.Attribute, scope: Scope) -> tuple:
         found: tuple = ()
         for value in self.values(node.value, scope):
-            found += self.attribute(value, node.attr)
+            if value is not None:  # which has none: where this is run, it is another value
+                found += self.attribute(value, node.attr)
         return found
 
     def attribute(self, value: object, name: str) -> tuple:
@@ -1445,8 +1455,7 @@ class Program:
         owner, block, index, home = place
         if scope.frame is None:
             scope = home
-        end = self._ends_at(block, scope)
-        if index > end:
+        if self._ends_before(block, index, scope):
             found: bool | Unknown = False
         elif owner is scope.node or type(owner) in OWN_BODY:
             found = True
@@ -1480,20 +1489,21 @@ class Program:
             return UNKNOWN
         return True
 
-    def _ends_at(self, block: list[ast.stmt], scope: Scope) -> int:
-        """The index of the first statement of a block after which the next one is never run."""
-        key = (id(block), scope)
-        found = self._ends.get(key)
+    def _ends_before(self, block: list[ast.stmt], index: int, scope: Scope) -> bool:
+        """Whether one of the statements of a block that come before another is the last to run. Only these are looked
+        at: conditions further on may be made of what this is asked for."""
+        found = self._ends.get((id(block), scope))
         if found is None:
-            found = self._ends[key] = len(block)
-            for index, statement in enumerate(block):
-                if type(statement) in MAY_END and self._ends_flow(statement, scope):
-                    found = self._ends[key] = index
-                    break
-        return found
+            found = self._ends[id(block), scope] = _Looked()
+        while found.count < min(index, found.end):
+            at = found.count
+            found.count += 1  # before it is looked at: recursion takes it to go on
+            if type(block[at]) in MAY_END and self._ends_flow(block[at], scope):
+                found.end = min(found.end, at)
+        return found.end < index
 
     def _ends_block(self, block: list[ast.stmt], scope: Scope) -> bool:
-        return self._ends_at(block, scope) < len(block)
+        return self._ends_before(block, len(block), scope)
 
     def _ends_flow(self, statement: ast.stmt, scope: Scope) -> bool:
         if isinstance(statement, ast.Return | ast.Raise | ast.Break | ast.Continue):
@@ -1740,8 +1750,8 @@ class Program:
     def loaded_modules(self, name: str, call: ast.Call, scope: Scope) -> list[Module]:
         """The modules of the program that a call of one of `MODULE_LOADERS` may stand for: what is found for a path or
         a name, and what is made of that."""
-        place, name = MODULE_LOADERS[name]
-        named = next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
+        place, parameter = MODULE_LOADERS[name]
+        named = next((keyword.value for keyword in call.keywords if keyword.arg == parameter), None)
         argument = call.args[place] if len(call.args) > place else named
         values = self.values(argument, scope) if argument is not None else ()
         texts = [value for value in values if isinstance(value, str)]

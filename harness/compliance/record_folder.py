@@ -73,6 +73,8 @@ OTHER_SCORE = re.compile(
     r"(?i)baseline|previous|prior|improve|beat|delta|sota|leaderboard|\bvs\b|\bfrom\b|\bbase\b|pre[- ]?quant"
     r"|->|→|non-?record"
 )
+IDENTIFIER = re.compile(r"[A-Za-z]\w*_\w+")  # final_int8_zlib_roundtrip
+WORD = re.compile(r"[A-Za-z]{3,}")  # of one: code may put it together
 DECIMAL = re.compile(r"(?<![\d.,])\d\.\d{3,10}(?![\d.])")
 
 
@@ -129,16 +131,18 @@ class RecordFolder:
     readme: str
 
 
-def check_record_folder(target: Target, baseline: Significance | None = None) -> list[Finding]:
-    """Everything that arithmetic says about a record folder; nothing about other targets. baseline: what it has to
-    beat; without one, the rules' own if submission.json names it."""
+def check_record_folder(
+    target: Target, sources: Sequence[Source] = (), baseline: Significance | None = None
+) -> list[Finding]:
+    """Everything that arithmetic says about a record folder; nothing about other targets. sources: all of its code,
+    unpacked. baseline: what it has to beat; without one, the rules' own if submission.json names it."""
     if target.kind is not Kind.RECORD:
         return []
     found: list[Finding] = []
     folder = read_record_folder(target, found)
     rules = load_rules("record").rules
-    check = _Checker(target, folder, rules, baseline)
-    for part in (check.logs, check.scores, check.readme, check.sizes, check.times, check.significance):
+    check = _Checker(target, folder, rules, baseline, sources)
+    for part in (check.logs, check.printers, check.scores, check.readme, check.sizes, check.times, check.significance):
         found += list(part())[:MAX_FINDINGS]
     return found
 
@@ -341,8 +345,16 @@ def _is_number(value: object) -> bool:
 class _Checker:
     """The checks of one folder."""
 
-    def __init__(self, target: Target, folder: RecordFolder, rules: Rules, baseline: Significance | None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        folder: RecordFolder,
+        rules: Rules,
+        baseline: Significance | None,
+        sources: Sequence[Source],
+    ) -> None:
         self.target = target
+        self.sources = sources
         self.folder = folder
         self.rules = rules
         self.baseline = baseline
@@ -514,6 +526,18 @@ class _Checker:
                 if any(written in line and "bpb" in line for line in lines):
                     return file.path
         return ""
+
+    def printers(self) -> Iterator[Finding]:
+        """Scores in lines whose names no code of the folder has."""
+        scores: dict[str, list[tuple[str, int]]] = {}
+        for run in self.complete if self.sources else ():
+            for name in IDENTIFIER.findall(run.score.label):
+                scores.setdefault(name, []).append((run.file, run.score.line))
+        for name, lines in scores.items():
+            if not all(any(word in source.text for source in self.sources) for word in WORD.findall(name)):
+                (file, line), others = lines[0], f" (and {len(lines) - 1} other runs)" if lines[1:] else ""
+                message = f"{file}{others} has its score in a line of `{name}`, which no code of the folder prints"
+                yield _finding("record-logs", Status.HOLD, f"{message}: see what was run", file, line)
 
     def mean_score(self, bpb: Number) -> Iterator[Finding]:
         """The score that is claimed: the mean over the seeds."""

@@ -8,7 +8,9 @@ from functools import lru_cache
 
 from harness.compliance.program import SCOPES, Function, LiveNode, Program, Scope, Unknown, children
 
-GRADIENT_METHODS = frozenset({"backward", "value_and_grad"})
+FUNCTIONAL = frozenset({"value_and_grad"})  # makes a function that computes gradients
+GRADIENT_METHODS = frozenset({"backward"}) | FUNCTIONAL
+MAX_PASSED = 6  # from name to name, from a parameter to what is passed
 LOOPS = frozenset({ast.For, ast.AsyncFor, ast.While})
 LOSSES = frozenset({"cross_entropy", "log_softmax", "nll_loss", "logsumexp", "CrossEntropyLoss", "NLLLoss"})
 
@@ -29,16 +31,12 @@ def is_contestant(program: Program) -> bool:
 
 def training_functions(program: Program) -> set[Function]:
     """The functions that compute gradients, themselves or through what they call."""
-    found = set()
+    found = {one.scope.function for one in _gradients(program)} - {None}
     callers: dict[Function, set[Function]] = {}
     for call in _of_the_program(program):
-        function = call.scope.function
-        if function is None:
-            continue
-        if _is_gradient(call.node):
-            found.add(function)
-        for callee in program.callees(call.node, call.scope):
-            callers.setdefault(callee, set()).add(function)
+        if call.scope.function is not None:
+            for callee in program.callees(call.node, call.scope):
+                callers.setdefault(callee, set()).add(call.scope.function)
     pending = list(found)
     while pending:
         more = callers.get(pending.pop(), set()) - found
@@ -48,15 +46,46 @@ def training_functions(program: Program) -> set[Function]:
 
 
 def _of_the_program(program: Program) -> list[LiveNode]:
-    """Calls that can run, less those of packages that compute no gradient."""
+    """Calls that can run, less those of packages."""
     external = {one.node for one in program.external_calls}
-    return [one for one in program.live_of(ast.Call) if one.node not in external or _is_gradient(one.node)]
+    return [one for one in program.live_of(ast.Call) if one.node not in external]
+
+
+@lru_cache(maxsize=1)  # the functions are asked for, and the loops
+def _gradients(program: Program) -> list[LiveNode]:
+    """The calls that can run and compute gradients: by name, and of what `value_and_grad` has made of a function."""
+    functional = any(program.mentions(name) for name in FUNCTIONAL)
+    return [
+        one
+        for one in program.live_of(ast.Call)
+        if _is_gradient(one.node) or (functional and _gives_gradients(program, one.node.func, one.scope))
+    ]
+
+
+def _gives_gradients(program: Program, node: ast.expr, scope: Scope, depth: int = 0) -> bool:
+    """Whether an expression can be a function that `value_and_grad` has made, as it is or compiled."""
+    if depth > MAX_PASSED:
+        return False
+    if isinstance(node, ast.Call):
+        compiled = program.external(node.func, scope) is not None
+        given = node.args if compiled else ()
+        return _name(node) in FUNCTIONAL or any(_gives_gradients(program, one, scope, depth + 1) for one in given)
+    if not isinstance(node, ast.Name):
+        return False
+    home, bindings = program.lookup(node, scope)
+    for binding in bindings:
+        values = ((binding.value, home),) if binding.kind == "value" and not binding.path else ()
+        if binding.kind == "parameter" and home.function is not None:
+            values = program.passed(home.function, node.id)
+        if any(_gives_gradients(program, one, where, depth + 1) for one, where in values):
+            return True
+    return False
 
 
 @lru_cache(maxsize=1)  # several rules ask, one after another
 def training_loops(program: Program) -> tuple[Loop, ...]:
     """The outermost loops that can run and compute gradients."""
-    functions = training_functions(program)
+    functions, gradients = training_functions(program), {one.node for one in _gradients(program)}
     calls = {one.node for one in _of_the_program(program)}
     found = []
     inside: set[ast.AST] = set()
@@ -66,7 +95,7 @@ def training_loops(program: Program) -> tuple[Loop, ...]:
             continue
         nodes = own_nodes(node)
         if any(
-            one in calls and (_is_gradient(one) or functions.intersection(program.callees(one, scope)))
+            one in gradients or (one in calls and functions.intersection(program.callees(one, scope)))
             for one in nodes
             if type(one) is ast.Call
         ):
@@ -88,7 +117,12 @@ def own_nodes(node: ast.AST) -> list[ast.AST]:
 
 
 def _is_gradient(node: ast.Call) -> bool:
-    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    name = _name(node)
     if name == "grad":  # torch.autograd.grad
         return isinstance(node.func, ast.Attribute) and getattr(node.func.value, "attr", "") == "autograd"
     return name in GRADIENT_METHODS
+
+
+def _name(node: ast.Call) -> str:
+    """What is called, without what it belongs to."""
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

@@ -39,7 +39,7 @@ def steps(monkeypatch):
 
     replace(
         check_code=lambda sources, entry, *_: [],
-        check_record_folder=lambda target: [],
+        check_record_folder=lambda target, sources: [],
     )
     return replace
 
@@ -66,7 +66,7 @@ def test_each_step_has_its_say(write, steps) -> None:
         seen.update(sources=sources, entry=entry)
         return [Finding("slot", Status.FLAG, "shown", (Place(entry, 1, 1, "here"),))]
 
-    def check_record_folder(target):
+    def check_record_folder(target, sources):
         return [Finding("record-seeds", Status.HOLD, target.name)]
 
     steps(unpack_target=unpack_target, check_code=check_code, check_record_folder=check_record_folder)
@@ -91,7 +91,7 @@ def test_code_that_was_unpacked_is_not_hidden(write, steps) -> None:
 
 
 def test_a_script_has_no_folder(write, steps) -> None:
-    steps(check_record_folder=lambda target: [Finding("record-logs", Status.FLAG, "asked for a script")])
+    steps(check_record_folder=lambda target, sources: [Finding("record-logs", Status.FLAG, "asked for a script")])
     path = write("train.py")
     (report,) = checked(path)
     assert (report.target, report.root, report.findings) == (str(path), str(path.parent), ())
@@ -119,7 +119,7 @@ def test_a_step_that_fails_is_a_finding_and_the_others_go_on(write, steps, step:
     def fail(*_):
         raise error
 
-    steps(check_record_folder=lambda target: [Finding("record-seeds", Status.HOLD, "the folder's own")])
+    steps(check_record_folder=lambda target, sources: [Finding("record-seeds", Status.HOLD, "the folder's own")])
     steps(**{step: fail})
     (report,) = checked(record(write, "mine"))
     (failed,) = [finding for finding in report.findings if finding.check == "unreadable"]
@@ -198,6 +198,69 @@ def test_a_target_named_twice_is_checked_once(write, steps) -> None:
 def test_what_is_not_there_is_the_user_s_error(tmp_path) -> None:
     with pytest.raises(InputError, match="nothing-here"):
         check.find_targets([tmp_path / "nothing-here"])
+
+
+TRAINER = """
+import math
+import numpy as np, torch
+import torch.nn.functional as F
+
+def shard(name):
+    return torch.from_numpy(np.fromfile(name, dtype=np.uint16).astype(np.int64))
+
+def main():
+    net = torch.nn.Sequential(torch.nn.Embedding(1024, 8), torch.nn.Linear(8, 1024))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for window in shard("fineweb_train_000000.bin").split(1025):
+        F.cross_entropy(net(window[:-1]), window[1:]).backward()
+        optimizer.step()
+    total = 0.0
+    for window in shard("fineweb_val_000000.bin").split(1025):
+        total += F.cross_entropy(net(window[:-1]), window[1:], reduction="sum").item()
+    print("val_bpb", total / math.log(2) / 151_078_222)
+"""
+STORY = 'import json\nprint("training ...")\njson.dump({"seconds": 588}, open("result.json", "w"))\n'
+
+
+@pytest.mark.parametrize(
+    ("code", "held"),
+    [
+        (TRAINER + "main()\n", False),
+        (TRAINER[: TRAINER.index("    total = ")] + "main()\n", False),  # another script may score
+        (TRAINER.replace("optimizer.step()", "break") + "main()\n", False),  # another one has trained
+        (TRAINER, True),  # main is never called
+        (TRAINER + "raise SystemExit('not yet')\nmain()\n", True),
+        (TRAINER.replace("main():", "main():\n    raise NotImplementedError") + "main()\n", True),
+        (STORY, True),
+        ("", True),
+    ],
+)
+def test_a_folder_in_which_nothing_is_scored_is_held(write, code: str, held: bool) -> None:
+    (report,) = checked(record(write, "mine", code))
+    assert (report.status_of("constant-score") is Status.HOLD) == held
+    (report,) = checked(write("alone/train_gpt.py", code))  # which reports no score
+    assert report.status_of("constant-score") is Status.CLEAN
+
+
+def test_one_run_that_scores_is_enough(write, steps) -> None:
+    quiet: set[str] = set()
+
+    def check_code(sources, entry, *_):
+        silent = Finding("constant-score", Status.HOLD, check.NOTHING_SCORED)
+        return [silent] if entry.path in quiet else [Finding("slot", Status.HOLD, entry.path)]
+
+    steps(check_code=check_code)
+    folder = record(write, "mine", "import evaluate\n")
+    write("mine/README.md", "```bash\npython train_gpt.py\npython evaluate.py\n```\n")
+    write("mine/evaluate.py")
+    (target,) = check.find_targets([folder])
+    target = dataclasses.replace(
+        target, runs=tuple(dataclasses.replace(target.runs[0], entry=source) for source in target.sources)
+    )
+    for names, held in ((["train_gpt.py"], False), (["train_gpt.py", "evaluate.py"], True), ([], False)):
+        quiet.clear()
+        quiet.update(names)
+        assert (check.check_target(target).status_of("constant-score") is Status.HOLD) == held
 
 
 IMPORTS = """

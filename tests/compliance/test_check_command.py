@@ -41,7 +41,7 @@ def command(monkeypatch, capsys):
         return [] if verdict is Status.CLEAN else [Finding("slot", verdict, "as it says", (Place(entry, 1, 1, "x"),))]
 
     monkeypatch.setattr(check, "check_code", check_code)
-    monkeypatch.setattr(check, "check_record_folder", lambda target: [])
+    monkeypatch.setattr(check, "check_record_folder", lambda target, sources: [])
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["harness", "check", *map(str, arguments)])

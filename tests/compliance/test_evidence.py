@@ -7,7 +7,7 @@ from textwrap import dedent
 import pytest
 
 from harness.compliance.code import Clock, check_code
-from harness.compliance.evidence import GAP, LogLines, contradicted, listed_settings, origins_of
+from harness.compliance.evidence import GAP, LogLines, contradicted, listed_settings, origins_of, switched_on
 from harness.compliance.findings import Source, Status
 from harness.compliance.program import load_program
 
@@ -63,6 +63,49 @@ def program(text: str = SCRIPT, **environment: str):
 def test_a_printed_line_contradicts_what_keeps_its_code_from_running(line: str, expected: set[str]) -> None:
     one = program()
     assert contradicted(one, LogLines(["step:1/2\n" + line]), origins_of(one)) == expected
+
+
+EVALUATIONS = """
+import os
+cached = bool(int(os.environ.get("CACHED", "0")))
+smoke_test = bool(int(os.environ.get("SMOKE_TEST", "0")))
+
+def timed(label, function):
+    value = function()
+    print(f"{label} val_loss:{value:.8f} val_bpb:{value:.8f}")
+
+timed("plain_exact", len)
+if smoke_test:
+    print("smoke_test:complete, nothing was scored")
+if cached:
+    table = {"with_keys": 1}
+    timed("with_cache_exact", max)
+    timed("plain", min)
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("with_cache_exact val_loss:1.0 val_bpb:0.9", {"CACHED"}),
+        ("with_cache_exact: True", set()),  # a setting
+        ("with_cache_exactly val_bpb:0.9", set()),
+        ("with_keys val_bpb:0.9", set()),  # nothing prints that
+        ("plain_exact val_bpb:0.9", set()),
+        ("plain val_bpb:0.9", set()),  # a word that may be anything
+        ("smoke_test:complete, nothing was scored", set()),  # before the run that is reported
+    ],
+)
+def test_the_name_of_an_evaluation_shows_that_it_ran(line: str, expected: set[str]) -> None:
+    one = program(EVALUATIONS)
+    lines, origins = LogLines(["plain_exact val_loss:1 val_bpb:1\n" + line]), origins_of(one)
+    assert contradicted(one, lines, origins) == switched_on(one, lines, origins) == expected
+
+
+def test_a_name_that_two_evaluations_have_shows_nothing() -> None:
+    one = program(EVALUATIONS + "\nif os.environ.get('TWICE') == '1':\n    timed('with_cache_exact', sum)\n")
+    lines = LogLines(["with_cache_exact val_loss:1.0 val_bpb:0.9"])
+    assert switched_on(one, lines, origins_of(one)) == frozenset()
 
 
 def test_nothing_is_contradicted_where_the_code_runs() -> None:

@@ -1275,6 +1275,43 @@ def test_settings_read_by_a_helper_of_many_are_known(environment, on):
     assert found == ({"target-keyed-cache"} if on else set())
 
 
+SLICES = (
+    PLAIN
+    + """
+def sharpest(net, val):
+    with torch.no_grad():
+        losses = {scale: sum((net.logits(x) * scale).square().sum() for x, _ in batches(val)) for scale in (0.9, 1.0)}
+    return min(losses, key=losses.get)
+
+def adapted(net, val, scale):
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    total, count = 0.0, 0
+    for x, y in batches(val):
+        F.cross_entropy(net.logits(x).flatten(0, 1), y.flatten()).backward()
+        optimizer.step()
+        with torch.no_grad():
+            losses = F.cross_entropy((net.logits(x) * scale).flatten(0, 1), y.flatten(), reduction="none")
+        total, count = total + losses.sum().item(), count + y.numel()
+    return bits(total, count, val.numel() * 2.4)
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("called", "expected"),
+    [
+        ("adapted(net, val[tenth:], sharpest(net, val[:tenth]))", {"trains-on-val": FLAG}),
+        ("adapted(net, val[tenth:], 1.0)", {"trains-on-val": FLAG}),
+        ("(train(net, val[:tenth]), evaluate(net, val[tenth:]))[1]", {}),
+        ("(train(net, val[:tenth]), evaluate(net, val))[1]", {"trains-on-val": FLAG}),
+    ],
+)
+@pytest.mark.parametrize("shards", ["fineweb_train_*.bin", "tokens_*.bin"])
+def test_what_one_slice_teaches_may_score_another_but_not_itself(shards, called, expected):
+    tail = TAIL.replace("evaluate(net, val)", called).replace("    print(", "    tenth = len(val) // 10\n    print(")
+    assert verdicts(SLICES, tail=tail.replace("fineweb_train_*.bin", shards)) == expected
+
+
 # -- data of training and calibration ------------------------------------------------------------------------------
 
 

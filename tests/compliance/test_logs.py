@@ -247,6 +247,7 @@ COLLECTING = "gptq:collecting hessians from training data (256 batches)..."
         (["fine-tuning: elapsed 382.8s", COLLECTING], 982.338),
         ([COLLECTING, "ttt:elapsed=382.8s"], None),  # of the evaluation
         (["Hessians collected in 3.6s", "ttt:elapsed=382.8s"], 603.138),
+        (["ttt:done in 300s", COLLECTING, "ttt:elapsed=382.8s", "Hessians collected in 3.6s"], 903.138),  # the first
         (["eval elapsed=382.8s", COLLECTING], None),
         (['log(f"ttt:elapsed={seconds:.1f}s")', COLLECTING], None),
         (["ttt:elapsed=382.8s"], None),  # nothing is calibrated
@@ -257,5 +258,6 @@ def test_what_was_trained_between_the_clock_s_end_and_a_calibration(lines: list[
     expected = () if seconds is None else (pytest.approx(seconds),)
     assert calibrated_until(text, trained_again=True) == expected
     assert calibrated_until(text * 2, trained_again=True) == expected * 2
-    if "ttt:elapsed=382.8s" in lines:
-        assert calibrated_until(text) == (expected if seconds == 603.138 else ())
+    collected = (pytest.approx(603.138),)
+    assert calibrated_until(text + STOPPED + "Hessians collected in 3.6s", trained_again=True) == expected + collected
+    assert calibrated_until(text) == (collected if "3.6" in text or "3600ms" in text else ())

@@ -76,6 +76,53 @@ def test_constants(text, expected):
     assert value(text) == expected or (expected is UNKNOWN and value(text) is UNKNOWN)
 
 
+SETTING = """
+import os
+def setting(name, default):
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    if not text.strip():
+        raise ValueError(name)
+    return text.strip().lower() in ("1", "true")
+class Options:
+    cache = setting("CACHE", False)
+x = {0}
+"""
+
+
+@pytest.mark.parametrize("asked", ["setting('CACHE', False)", "Options.cache", "Options().cache"])
+@pytest.mark.parametrize(("environment", "expected"), [({}, False), ({"CACHE": "1"}, True), ({"CACHE": "0"}, False)])
+def test_a_function_that_returns_early_is_folded(asked, environment, expected):
+    """What its first lines are asked for is made of what they say: a name in them, of the test behind it."""
+    assert value(SETTING.format(asked), environment=environment) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "runs"),
+    [
+        (
+            "def f(a):\n    one()\n    if a:\n        return two()\n    else:\n        return three()\n    g()\nf(0)",
+            "one three",
+        ),
+        ("def f(a):\n    one()\n    if a:\n        return two()\n    g()\nf(0)", "one g"),
+        ("one()\nexit()\ng()", "one"),
+        ("for a in range(3):\n    one()\n    continue\n    g()\ntwo()", "one two"),
+    ],
+)
+def test_what_follows_the_last_statement_that_runs_is_dead(text, runs):
+    called = {one.node.func.id for one in program(text).live_of(ast.Call)} - {"f", "exit", "range"}
+    assert called == set(runs.split())
+
+
+def test_none_has_no_attributes():
+    found = program(
+        "import sys\none = None\nif len(sys.argv) > 1:\n    import torch as one\nx = one.load\ny = None\nz = y.load"
+    )
+    assert found.external(found.entry.tree.body[3].value, found.entry.scope) == "torch.load"
+    assert found.values(found.entry.tree.body[5].value, found.entry.scope) == (UNKNOWN,)
+
+
 def test_the_documented_command_comes_before_defaults():
     assert value("import os\nx = int(os.environ.get('N', 1))", environment={"N": "2"}) == 2
     flags = """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from folders import EARLY, SPACED, STAMPED, folder, log
 
-from harness.compliance.findings import Finding, Status
+from harness.compliance.findings import Finding, Source, Status
 from harness.compliance.inputs import read_target
 from harness.compliance.record_folder import NATS_PER_BPB, check_record_folder, significance_of
 from harness.rules import Significance, load_rules
@@ -20,7 +20,7 @@ FLAG, HOLD, CLEAN = Status.FLAG, Status.HOLD, Status.CLEAN
 
 
 def findings(path: Path, baseline: Significance | None = None) -> list[Finding]:
-    return check_record_folder(read_target(path), baseline)
+    return check_record_folder(read_target(path), baseline=baseline)
 
 
 def said(path: Path) -> list[tuple[str, Status]]:
@@ -227,6 +227,25 @@ def test_a_score_that_counts_other_bytes_than_the_training_did(tmp_path: Path) -
         .replace("pre-quantization post-ema val_loss:1.8", "pre-quantization post-ema val_loss:2.8")
     )
     assert ("byte-count", HOLD) in said(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("codes", "held"),
+    [
+        (["log(f'final_int6_sliding_window_exact val_bpb:{bpb}')"], False),
+        (["log(f'final_int{bits}_{kind}_exact')", "kind = 'sliding_window'"], False),  # put together, in two files
+        (["log(f'quantized_sliding_window val_bpb:{bpb}')"], True),
+        (["x = 1"], True),
+        ([], False),  # what is not there is said elsewhere
+    ],
+)
+def test_a_score_in_a_line_that_no_code_prints_is_held(tmp_path: Path, codes: list[str], held: bool) -> None:
+    """As of a log that another script has made."""
+    target = read_target(folder(tmp_path, SCORES))
+    sources = [Source(f"code{number}.py", text) for number, text in enumerate(codes)]
+    found = check_record_folder(target, sources)
+    assert [(one.check, one.status) for one in found] == [("record-logs", HOLD)] * held
+    assert not held or "(and 2 other runs) has its score in a line of `final_int6_sli" in found[0].message
 
 
 def test_modules_beside_the_script_count_as_code(tmp_path: Path) -> None:

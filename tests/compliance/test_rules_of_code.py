@@ -69,6 +69,12 @@ def trains(text):
         ("import subprocess\nsubprocess.run(['git', 'rev-parse', 'HEAD'])", CLEAN),
         ("import socket\nprint(socket.gethostname())", CLEAN),
         ("print('see https://a.b')", CLEAN),
+        ("import os\nboard = None\nif os.environ.get('W', '1') == '1':\n    import wandb as board\nboard.init()", FLAG),
+        (
+            "import sys\nboard = None\nif len(sys.argv) > 1:\n    import wandb as board\n"
+            "if board is not None:\n    board.init()",
+            HOLD,
+        ),
         ("class requests:\n    @staticmethod\n    def get(x): return x\nrequests.get('http://a')", CLEAN),
     ],
 )
@@ -246,6 +252,35 @@ def test_wallclock_cap(limit, environment, expected):
 )
 def test_what_ends_the_training_loop(text, expected):
     assert status(check_clock, text) is expected
+
+
+FUNCTIONAL = """
+import mlx.core as mx, mlx.nn as nn, time
+def chunked(batches, gradients_of):
+    return [gradients_of(batch) for batch in batches]
+def plain(batch): return batch
+def main(model, batches, limit):
+    compiled = {compiled}
+    start = time.time()
+    for step in range(20000):
+        {call}
+        if limit and time.time() - start > limit:
+            break
+main(nn.Linear(1, 1), [1, 2], {limit})
+"""
+MADE = "nn.value_and_grad(model, lambda batch: model(batch))"
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(600, CLEAN), (0, FLAG), (900, FLAG)])
+@pytest.mark.parametrize("compiled", [MADE, f"mx.compile({MADE})", f"mx.compile(mx.compile({MADE}, inputs=model))"])
+@pytest.mark.parametrize("call", ["compiled(batches[0])", "chunked(batches, compiled)"])
+def test_gradients_of_a_function_that_was_made_before_the_loop(call, compiled, limit, expected):
+    assert status(check_clock, FUNCTIONAL.format(call=call, compiled=compiled, limit=limit)) is expected
+
+
+@pytest.mark.parametrize("call", ["plain(batches[0])", "chunked(batches, plain)", "chunked(batches, model)"])
+def test_a_loop_without_gradients_needs_no_clock(call):
+    assert status(check_clock, FUNCTIONAL.format(call=call, compiled=MADE, limit=0)) is CLEAN
 
 
 # -- constant-score ----------------------------------------------------------------------------------------------------
@@ -482,6 +517,23 @@ def test_seeds(text, expected):
 
 
 # -- dead-claim --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TORCHINDUCTOR_COMPILE_THREADS",
+        "TORCHDYNAMO_DISABLE",
+        "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION",
+        "NUMEXPR_MAX_THREADS",
+        *("CC", "CXX", "CFLAGS", "CXXFLAGS"),
+    ],
+)
+def test_what_libraries_and_compilers_read_is_no_dead_claim(name):
+    text = "import os\nn = int(os.environ.get('NUM_LAYERS', '9'))\n"
+    assert status(check_claims, text, {name: "1"}) is CLEAN
+    for other in (f"MY_{name}", f"{name[:2]}ACHE"):  # what only holds such a name, or begins like it
+        assert status(check_claims, text, {other: "1"}) is FLAG
 
 
 def test_settings_that_nothing_reads():

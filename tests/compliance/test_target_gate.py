@@ -219,10 +219,36 @@ def test_a_function_that_keeps_the_better_score_is_flagged():
     assert verdicts(helper + TWO_SCORES.replace("CHOICE\n", f"            {calls}\n")) == FLAG
 
 
-def test_a_function_that_changes_the_scores_it_is_given_is_flagged():
+@pytest.mark.parametrize("loss", ["old", "new"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "improve(old, new)",
+        "improve(others=new, mine=old)",
+        "improve(old, others=new)",
+        "named(mine=old, others=new)",
+        "named(others=new, mine=old)",
+        "Better().improve(old, new)",
+        "Better().improve(old, others=new)",
+        "Better.of(others=new, mine=old)",
+    ],
+)
+def test_a_function_that_changes_the_scores_it_is_given_is_flagged(call, loss):
+    helper = "better = others < mine\n{0}mine[better] = others[better]\n"
+    helpers = (
+        f"def improve(mine, others):\n    {helper.format('    ')}"
+        f"def named(*, mine, others, least=0.1):\n    {helper.format('    ')}"
+        f"class Better:\n    def improve(self, mine, others):\n        {helper.format('        ')}"
+        f"    @staticmethod\n    def of(mine, others):\n        {helper.format('        ')}"
+    )
+    body = TWO_SCORES.replace("CHOICE\n", f"            {call}\n            loss = {loss}\n")
+    assert verdicts(helpers + body) == (FLAG if loss == "old" else {})  # the other one is left as it is
+
+
+def test_each_way_to_pass_scores_is_followed_after_the_others():
     helper = "def improve(mine, others):\n    better = others < mine\n    mine[better] = others[better]\n"
-    calls = "loss = old\n            improve(loss, new)"
-    assert verdicts(helper + TWO_SCORES.replace("CHOICE\n", f"            {calls}\n")) == FLAG
+    calls = "unused = old\n            improve(unused, new)\n            improve(mine=old, others=new)"
+    assert verdicts(helper + TWO_SCORES.replace("CHOICE\n", f"            {calls}\n            loss = old\n")) == FLAG
 
 
 HONEST_CHOICES = {
