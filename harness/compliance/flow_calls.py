@@ -48,6 +48,7 @@ from harness.compliance.flow_values import (
     united,
 )
 from harness.compliance.program import MODULE_LOADERS
+from harness.compliance.renewal import emptied
 
 words = lambda text: frozenset(text.split())  # noqa: E731
 
@@ -68,6 +69,7 @@ PARTS_OF_A_MODEL = {  # method -> what it gives, and whether with names
     "named_modules": ("module", True),
     "named_children": ("module", True),
 }
+EMPTIES = words("clear fill fill_ zero_")  # a table, with nothing or with 0
 OPTIMIZER_METHODS = words("step zero_grad state_dict load_state_dict add_param_group")
 SIZES = words(
     "shape ndim size dtype device numel dim nbytes itemsize is_cuda requires_grad ndimension stride element_size "
@@ -222,6 +224,8 @@ def method(engine, base, name, arguments, keywords, node, scope) -> Value:
     kinds = {ref.kind for ref in base.refs}
     if "native" in kinds:
         return unknown(engine, base, arguments, keywords, node, scope)
+    if name in EMPTIES and all(one.constant == 0 for one in arguments):
+        engine.forget(emptied(engine, base.refs), node, scope)
     if kinds & {"module", "parameter", "optimizer"}:
         found = of_model(engine, base, name, arguments, keywords, node, scope)
         if found is not None:

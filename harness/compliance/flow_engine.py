@@ -69,6 +69,7 @@ from harness.compliance.flow_values import (
     tagged,
     united,
 )
+from harness.compliance.renewal import renewed
 
 SETTLED_AT_MOST = 200  # calls of one function with nothing but constants
 CONTEXTS_AT_MOST = 6  # kinds of arguments one function is walked for in one context; beyond, they are joined
@@ -208,7 +209,7 @@ class Engine:
             found = self.heap[key] = self.new(kind, name, node, scope.module if scope else None)
         if kind in ("array", "container") and found.turn != self.turn:  # it is made anew, and empty
             found.turn = self.turn
-            found.element = None
+            found.former, found.element = found.element, None
         return found
 
     def new(self, *facts, **more) -> Object:
@@ -600,9 +601,14 @@ class Engine:
         value = self.evaluate(node.value, scope)
         if isinstance(node.targets[0], ast.Subscript):
             self.forget_reads(self.evaluate(node.targets[0].value, scope).refs, before)
+        self.forget(renewed(self, node, value, scope), node, scope)
         for target in node.targets:
             self.assign(target, value, scope, node.value)
         return ""
+
+    def forget(self, tables, node, scope):
+        if tables:
+            self.emit("fresh", node, scope, EMPTY, tables)
 
     def forget_reads(self, tables, before):
         """A table's entry that is read only to be increased is no use of it."""
@@ -615,7 +621,9 @@ class Engine:
 
     def exec_AnnAssign(self, node, scope):
         if node.value is not None:
-            self.assign(node.target, self.evaluate(node.value, scope), scope, node.value)
+            value = self.evaluate(node.value, scope)
+            self.forget(renewed(self, node, value, scope), node, scope)
+            self.assign(node.target, value, scope, node.value)
         return ""
 
     def exec_AugAssign(self, node, scope):

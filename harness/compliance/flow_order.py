@@ -241,6 +241,10 @@ class Order:
             for table in event.objects:
                 state.tables.setdefault(table, event)
 
+    def fresh(self, event: Event, state: State) -> None:
+        for table in event.objects:
+            state.tables.pop(table, None)
+
     def read(self, event: Event, state: State) -> None:
         if not event.value.labels & VAL:
             return

@@ -98,6 +98,7 @@ class Object:
     owner: Object | None = None
     extra: object = None
     turn: int = 0  # the walk in which it was made last
+    former: Value | None = None  # the elements that it had in the walk before
     rows: bool = False  # a table with a row for each context, and in it a place for each token
     _value: Value | None = None
 
@@ -264,10 +265,10 @@ def later(first: Value, second: Value) -> Step | None:
 
 @dataclass(eq=False, slots=True)
 class Event:
-    """kind: update, score, read, write, snapshot, load, mix, calibrate, mixed (counts that reach the score), limit
-    (time is compared with a number). objects: the state it concerns. sources: of a load, the objects that the new state
-    comes from, or None if it cannot be told. first: the labels that the value had the first time through the program;
-    those that it gained later come from an earlier turn of a loop."""
+    """kind: update, score, read, write, fresh (tables are made anew, or emptied), snapshot, load, mix, calibrate, mixed
+    (counts that reach the score), limit (time is compared with a number). objects: the state it concerns. sources: of a
+    load, the objects that the new state comes from, or None if it cannot be told. first: the labels that the value had
+    the first time through the program; those that it gained later come from an earlier turn of a loop."""
 
     kind: str
     node: ast.AST
