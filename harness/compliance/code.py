@@ -7,7 +7,15 @@ from dataclasses import replace
 from enum import Enum
 from functools import partial
 
-from harness.compliance.evidence import LogLines, contradicted, listed_settings, off_by_default, origins_of, switched_on
+from harness.compliance.evidence import (
+    LogLines,
+    contradicted,
+    listed_settings,
+    off_by_default,
+    origins_of,
+    switched_off,
+    switched_on,
+)
 from harness.compliance.findings import Finding, Place, Source, Status
 from harness.compliance.flow import check_flow
 from harness.compliance.parsing import Unreadable
@@ -129,15 +137,18 @@ def _as_logged(program: Program, lines: LogLines, sources, entry, environment, a
         program = load_program(sources, entry, environment, arguments, frozenset(unknown) - listed.keys())
     denied: frozenset[str] = frozenset()
     turned_on: frozenset[str] = frozenset()
+    turned_off: frozenset[str] = frozenset()
     for _ in range(SWITCHES_DEEP):  # behind one switch there may be another
         more = contradicted(program, lines, origins) - known - denied
         on = switched_on(program, lines, origins) - known - denied - turned_on
-        if not more and not on:
+        off = switched_off(program, lines, origins) - known - denied - turned_on - on
+        if not more and not on and not off:
             break
         denied |= more - on
         turned_on = (turned_on | on) - denied
+        turned_off = (turned_off | off) - denied - turned_on
         environment = {name: value for name, value in environment.items() if name not in denied}
-        environment |= dict.fromkeys(sorted(turned_on), "1")
+        environment |= dict.fromkeys(sorted(turned_on), "1") | dict.fromkeys(sorted(turned_off), "0")
         program = load_program(sources, entry, environment, arguments, denied.union(unknown) - turned_on)
     program.logged = frozenset(listed)
     return program

@@ -16,6 +16,7 @@ GAP = "\0"  # stands in a text for a value
 VALUE_AT_MOST = 80  # characters that stand in a line for a value
 TEMPLATE_AT_LEAST = 16  # characters of a text that begins with a value
 MAX_LINES = 50_000
+LINES_AT_MOST = 20  # of one print
 MAX_LINE = 300  # characters that are looked at
 MARK_AT_LEAST = 8  # characters of a printed text before what is put into it, so that it is told from others
 NAME = re.compile(r"\w*")  # a mark that is one may be anything, but for what follows it in the log
@@ -46,11 +47,16 @@ class LogLines:
         found = self.sorted[position] if position < len(self.sorted) else ""
         return found if found.startswith(mark) else None
 
+    def beginning(self, mark: str) -> list[str]:
+        """The first of the lines that begin with a mark."""
+        first = bisect_left(self.sorted, mark)
+        return [line for line in self.sorted[first : first + LINES_AT_MOST] if line.startswith(mark)]
+
     def fits(self, template: str) -> str | None:
         """A line that a text with values in it could have made."""
         parts = template.split(GAP)
         words = max(parts, key=len)
-        return next((line for line in self.sorted if words in line and _fits(parts, line)), None)
+        return next((line for line in self.sorted if words in line and _between(parts, line) is not None), None)
 
     def holds(self, mark: str) -> bool:
         """Whether a line has a mark in it, with a value behind it: in source that a log begins with, it has none."""
@@ -70,18 +76,25 @@ class LogLines:
         return {name: next(iter(one)) for found in (values, scored) for name, one in found.items() if len(one) == 1}
 
 
-def _fits(parts: Sequence[str], line: str) -> bool:
-    """Whether a line begins with the parts of a text, with a value between each two. Each part is taken where it is
-    found first: trying every place would take for ever on a line made for that."""
+def _between(parts: Sequence[str], line: str) -> list[str] | None:
+    """What stands in a line between the parts of a text, if it begins with them. Each part is taken where it is found
+    first: trying every place would take for ever on a line made for that."""
     if not line.startswith(parts[0]):
-        return False
+        return None
+    found = []
     end = len(parts[0])
     for part in parts[1:]:
-        found = line.find(part, end, end + VALUE_AT_MOST + len(part))
-        if found < 0 or any(brace in line[end:found] for brace in "{}"):  # of source that a log begins with
-            return False
-        end = found + len(part)
-    return True
+        at = line.find(part, end, end + VALUE_AT_MOST + len(part)) if part else _end_of_word(line, end)
+        if at < 0 or any(brace in line[end:at] for brace in "{}"):  # of source that a log begins with
+            return None
+        found.append(line[end:at])
+        end = at + len(part)
+    return found
+
+
+def _end_of_word(line: str, start: int) -> int:
+    space = line.find(" ", start)
+    return len(line) if space < 0 else space
 
 
 def _lines(texts: Sequence[str]) -> list[str]:
@@ -146,6 +159,31 @@ def switched_on(program: Program, lines: LogLines, origins: Origins) -> frozense
     return _of_the_run(on - off)
 
 
+def switched_off(program: Program, lines: LogLines, origins: Origins) -> frozenset[str]:
+    """Environment variables of switches that are on by default, while the logs lack all that their code prints whenever
+    it runs, and have what is printed before it and after it in the same way."""
+    found: set[str] = set()
+    for scope in program.live_scopes() if lines.sorted else ():
+        for node, _, _ in program.live(scope):
+            switch = _default_on(program, node.test, origins) if isinstance(node, ast.If) else set()
+            behind = _prints(node.body) if switch else []
+            if any(lines.shows(mark) is not None for mark, _ in behind):
+                continue
+            ways = {how for _, how in behind}
+            block, index = program.block_of(node) if ways else ([], 0)
+            before = [mark for mark, how in _prints(block[:index]) if how in ways]
+            after = [mark for mark, how in _prints(block[index + 1 :]) if how in ways]
+            if before and after and lines.shows(before[-1]) is not None and lines.shows(after[0]) is not None:
+                found |= switch
+    return _of_the_run(found)
+
+
+def _prints(block: Sequence[ast.stmt]) -> list[tuple[str, str]]:
+    """The beginnings of what the statements of a block print whenever it runs, each with what prints it."""
+    calls = [one.value for one in block if isinstance(one, ast.Expr) and isinstance(one.value, ast.Call)]
+    return [(mark, ast.unparse(call.func)) for call in calls if not call.keywords and (mark := _mark(call))]
+
+
 def _of_the_run(variables: set[str]) -> frozenset[str]:
     return frozenset(one for one in variables - OF_THE_MACHINE if not OF_A_TRIAL.search(one))
 
@@ -192,6 +230,14 @@ def _switch(program: Program, test: ast.expr, scope: Scope, origins: Origins) ->
         yield from variables
 
 
+def _default_on(program: Program, test: ast.expr, origins: Origins) -> set[str]:
+    """The environment variable that a switch is read from, if it is one that is on by default."""
+    values = [(value, home) for value, home in origins.get(_last(test), ()) if _direct(value)]
+    variables = _direct(values[0][0]) if len(values) == 1 else set()
+    default = len(variables) == 1 and variables.isdisjoint(program.environment)
+    return variables if default and program.constant(*values[0]) in (True, 1) else set()
+
+
 def _dead_blocks(program: Program) -> Iterator[tuple[ast.expr, list[ast.stmt], Scope]]:
     """Blocks that their condition keeps from running."""
     for scope in program.live_scopes():
@@ -218,13 +264,23 @@ def _fitting(program: Program, lines: LogLines) -> Iterator[tuple[ast.expr, str]
 
 def _template(node: ast.AST) -> str:
     """What a call prints that begins with a value: its words with gaps, if they are enough to tell it by."""
+    text = _gapped(node)
+    return text if text.startswith(GAP) and _tells(text) else ""
+
+
+def _gapped(node: ast.AST) -> str:
+    """The first line of what a call prints, with gaps for the values in it; empty if there are none."""
     first = node.args[0] if isinstance(node, ast.Call) and node.args else None
-    if not isinstance(first, ast.JoinedStr) or not first.values or isinstance(first.values[0], ast.Constant):
+    if not isinstance(first, ast.JoinedStr):
         return ""
     parts = [str(one.value) if isinstance(one, ast.Constant) else GAP for one in first.values]
-    words = [part for part in parts if part != GAP and any(map(str.isalpha, part))]
-    enough = len(words) > 1 and sum(map(len, words)) >= TEMPLATE_AT_LEAST
-    return "".join(parts).partition("\n")[0] if enough else ""
+    return "".join(parts).lstrip().partition("\n")[0]
+
+
+def _tells(text: str) -> bool:
+    """Whether the words between the gaps of a text are enough to tell it by."""
+    words = [part for part in text.split(GAP) if any(map(str.isalpha, part))]
+    return len(words) > 1 and sum(map(len, words)) >= TEMPLATE_AT_LEAST
 
 
 def _dead_parts(program: Program) -> Iterator[tuple[ast.expr, str]]:
@@ -319,7 +375,7 @@ def _variables(test: ast.expr, origins: Origins, depth: int = 0) -> set[str]:
 def listed_settings(program: Program, lines: LogLines, origins: Origins) -> tuple[dict[str, str], frozenset[str]]:
     """Environment variables with the values that the logs list for what is read from them, where these are others than
     the program has; and all that are listed."""
-    listed = lines.settings() if lines.sorted else {}
+    listed = lines.settings() | printed_settings(program, lines) if lines.sorted else {}
     others: dict[str, str] = {}
     known = set()
     for name, value in listed.items():
@@ -337,6 +393,24 @@ def listed_settings(program: Program, lines: LogLines, origins: Origins) -> tupl
         if preset or _matters(program.constant(*read[0]), value):  # a preset may have made it something else
             others[variable] = _written(value)
     return others, frozenset(known)
+
+
+def printed_settings(program: Program, lines: LogLines) -> dict[str, str]:
+    """Names of switches with the only value that lines have where a print puts it, whatever the switch is called there:
+    "ttt={args.ttt_enabled}"."""
+    found: dict[str, set[str]] = {}
+    for scope in program.live_scopes() if lines.sorted else ():
+        for node, _, _ in program.live(scope):
+            text = _gapped(node)
+            if text.startswith(GAP) or GAP not in text or not _tells(text):
+                continue
+            parts = text.split(GAP)
+            printed = [one.value for one in node.args[0].values if isinstance(one, ast.FormattedValue)]
+            for line in lines.beginning(parts[0]):
+                for one, value in zip(printed, _between(parts, line) or (), strict=False):
+                    if value in ("True", "False") and isinstance(one, ast.Name | ast.Attribute):
+                        found.setdefault(_last(one), set()).add(value)
+    return {name: next(iter(values)) for name, values in found.items() if len(values) == 1}
 
 
 def _forwards(value: ast.expr, name: str) -> bool:

@@ -640,6 +640,11 @@ class Program:
                 yield owner.test, scope
             statement = owner
 
+    def block_of(self, statement: ast.stmt) -> tuple[list[ast.stmt], int]:
+        """The statements that one stands among, and its place there."""
+        _, block, index, _ = self._owner[statement]
+        return block, index
+
     def handlers(self, statement: ast.AST) -> Iterator[ast.ExceptHandler]:
         """The exception handlers of its own function that a statement is in."""
         while statement in self._owner:

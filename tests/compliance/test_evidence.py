@@ -7,7 +7,16 @@ from textwrap import dedent
 import pytest
 
 from harness.compliance.code import Clock, check_code
-from harness.compliance.evidence import GAP, LogLines, contradicted, listed_settings, origins_of, switched_on
+from harness.compliance.evidence import (
+    GAP,
+    LogLines,
+    contradicted,
+    listed_settings,
+    origins_of,
+    printed_settings,
+    switched_off,
+    switched_on,
+)
 from harness.compliance.findings import Source, Status
 from harness.compliance.program import load_program
 
@@ -131,6 +140,130 @@ def test_listed_settings_are_read_where_they_agree(log: str, expected: dict[str,
     assert others == expected and known >= others.keys()
 
 
+ON_BY_DEFAULT = """
+import os
+
+class Args:
+    adapt = bool(int(os.environ.get("ADAPT", "1")))
+    learn = os.environ.get("LEARN", "1") == "1"
+    epochs = int(os.environ.get("EPOCHS", "3"))
+    smoke = bool(int(os.environ.get("SMOKE_TEST", "1")))
+
+def main():
+    args = Args()
+    BEFORE
+    if TEST:
+        BEHIND
+        log("adaptation of the model")
+    log("evaluated by", console=False)
+    log(f"final_score val_bpb:{args.epochs}")
+    log("the end of it all")
+
+main()
+"""
+BEFORE = 'log("quantized to six bits")'
+BEHIND = 'log(f"adaptation:start epochs={args.epochs}")'
+
+
+def switching(test: str = "args.adapt", before: str = BEFORE, behind: str = BEHIND) -> str:
+    return ON_BY_DEFAULT.replace("TEST:", f"{test}:").replace("BEFORE", before).replace("BEHIND", behind)
+
+
+AROUND = "quantized to six bits\nfinal_score val_bpb:1.2\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        (AROUND, {"ADAPT"}),
+        (AROUND + "adaptation:start epochs=3\n", set()),  # the log is short
+        (AROUND + "adaptation of the model\n", set()),
+        ("final_score val_bpb:1.2\n", set()),  # begins too late
+        ("quantized to six bits\n", set()),  # ends too early
+        ("quantized to six bits\nthe end of it all", set()),  # leaves something out
+        ("", set()),
+    ],
+)
+def test_a_switch_whose_lines_are_missing_from_a_whole_log_was_off(log: str, expected: set[str]) -> None:
+    one = program(switching())
+    assert switched_off(one, LogLines([log]), origins_of(one)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "environment"),
+    [
+        (switching(), {"ADAPT": "1"}),  # documented: the log may be of another run
+        (switching("args.adapt and args.learn"), {}),  # which of them was off is not known
+        (switching("args.epochs"), {}),  # a number of turns is no switch
+        (switching("args.smoke"), {}),
+        (switching("not args.adapt"), {}),
+        (switching(before=f"if args.learn: {BEFORE}"), {}),  # whether it was printed is not known
+        (switching(before=BEFORE.replace("log", "print")), {}),  # the log may be without prints
+        (switching().replace('log(f"final', 'print(f"final'), {}),
+        (switching(behind="if args.learn: " + BEHIND).replace("adaptation of the model", "short"), {}),
+    ],
+    ids=[
+        "documented",
+        "two",
+        "number",
+        "trial",
+        "else",
+        "before may be missing",
+        "other way",
+        "other way after",
+        "behind may be missing",
+    ],
+)
+def test_a_line_that_may_be_missing_otherwise_shows_no_switch(text: str, environment: dict[str, str]) -> None:
+    one = program(text, **environment)
+    assert switched_off(one, LogLines([AROUND]), origins_of(one)) == frozenset()
+
+
+PRINTED = """
+import os
+
+class Args:
+    adapt = bool(int(os.environ.get("ADAPT", "1")))
+    epochs = int(os.environ.get("EPOCHS", "3"))
+
+def main(args):
+    print(f"ttt:{args.adapt} ttt_lr:{args.rate} lora_rank:{args.epochs}")
+    print(f"{args.cased} is what is cased of {args.few} of them all")
+    print(f"evaluation with cache={args.cache} and ttt={args.adapt}")
+    print(f"told:{args.few}")
+    print(f"improvements: gated trigram cached={args.cached}, scaled={args.scaled:d} of {not args.turned}\\nmore")
+
+main(Args())
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ("ttt:False ttt_lr:0.1 lora_rank:8", {"adapt": "False"}),
+        ("ttt:True ttt_lr:0.1 lora_rank:8\nttt:True ttt_lr:0.2 lora_rank:8", {"adapt": "True"}),
+        ("ttt:True ttt_lr:0.1 lora_rank:8\nttt:False ttt_lr:0.2 lora_rank:8", {}),  # two runs
+        ("ttt:0 ttt_lr:0.1 lora_rank:8", {}),
+        ("ttt:False ttt_lr:0.1", {}),  # another print's
+        ('print(f"ttt:{args.adapt} ttt_lr:{args.rate} lora_rank:{args.epochs}")', {}),
+        ("True is what is cased of True of them all", {}),
+        ("evaluation with cache=True and ttt=False", {"cache": "True", "adapt": "False"}),
+        ("evaluation with cache=True and ttt=False at last", {"cache": "True", "adapt": "False"}),
+        ("told:True", {}),  # too little to know it by
+        ("improvements: gated trigram cached=True, scaled=True of True", {"cached": "True", "scaled": "True"}),
+        ("improvements: gated trigram cached=True, scaled=1 of True and so on", {"cached": "True"}),
+    ],
+)
+def test_a_switch_is_read_where_a_print_puts_it(log: str, expected: dict[str, str]) -> None:
+    assert printed_settings(program(PRINTED), LogLines([log])) == expected
+
+
+def test_a_printed_switch_is_a_setting_of_the_run() -> None:
+    one = program(PRINTED)
+    lines = LogLines(["ttt:False ttt_lr:0.1 lora_rank:8"])
+    assert listed_settings(one, lines, origins_of(one)) == ({"ADAPT": "0"}, {"ADAPT"})
+
+
 TRAINS_ON_VAL = """
 import glob, os
 import numpy as np
@@ -193,6 +326,28 @@ main()
 )
 def test_what_a_log_shows_decides_what_is_judged(logs: list[str], found: bool) -> None:
     entry = Source("train_gpt.py", TRAINS_ON_VAL)
+    checks = {finding.check for finding in check_code([entry], entry, {}, [], clock=Clock.REFEREE, logs=logs)}
+    assert ("trains-on-val" in checks) is found
+
+
+@pytest.mark.parametrize(
+    ("default", "logs", "found"),
+    [
+        ("1", [], True),
+        ("1", ["data is loaded\nval_bpb 0.9"], True),
+        ("1", ["data is loaded\nscoring begins\nval_bpb 0.9"], False),
+        ("1", ["data is loaded\nadaptation of 9 tokens\nscoring begins\nval_bpb 0.9"], True),
+        ("1", ["ADAPT: True\ndata is loaded\nscoring begins\nval_bpb 0.9"], True),  # it says both
+        ("0", ["data is loaded\nscoring begins\nval_bpb 0.9"], False),
+    ],
+)
+def test_what_a_whole_log_lacks_was_not_done(default: str, logs: list[str], found: bool) -> None:
+    text = TRAINS_ON_VAL.replace('os.environ.get("ADAPT") == "1"', "ADAPT")
+    text = text.replace("EPOCHS =", f'ADAPT = bool(int(os.environ.get("ADAPT", "{default}")))\nEPOCHS =')
+    text = text.replace('"ADAPT_EPOCHS", "0"', '"ADAPT_EPOCHS", "3"')
+    text = text.replace("    if ADAPT:", '    print("data is loaded")\n    if ADAPT:')
+    text = text.replace("    total = 0.0", '    print("scoring begins")\n    total = 0.0')
+    entry = Source("train_gpt.py", text)
     checks = {finding.check for finding in check_code([entry], entry, {}, [], clock=Clock.REFEREE, logs=logs)}
     assert ("trains-on-val" in checks) is found
 
