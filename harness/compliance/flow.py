@@ -143,7 +143,7 @@ def out_of_order(program, order: Order) -> list[Finding]:
         elif before is after:
             said = {"slot": "a loss on validation tokens gives a gradient, and its result scores the same tokens"}
             first, second = "", "tokens are scored with what was fitted to them"
-        elif pair.state.root.kind == "parameter":
+        elif pair.state.root.kind == "parameter" and pair.turn is None:
             said = {"slot": "a vector is fitted to the loss of validation tokens, and these tokens are scored with it"}
             first, second = "a vector is fitted to the loss of validation tokens", "and the tokens are scored with it"
         elif pair.turn is not None:

@@ -752,6 +752,22 @@ def evaluate(net, val):
     return bits(total, count, val.numel() * 2.4)
 """
 
+VECTOR_EPOCHS = """
+def evaluate(net, val):
+    shift = torch.zeros(64, requires_grad=True)
+    optimizer = torch.optim.AdamW([shift], lr=0.01)
+    for epoch in range(3):
+        total, count = 0.0, 0
+        for x, y in batches(val):
+            with torch.no_grad():
+                total += F.cross_entropy(net.head(net.features(x) + shift)[0], y[0]).item() * y.numel()
+                count += y.numel()
+            optimizer.zero_grad()
+            F.cross_entropy(net.head(net.features(x) + shift)[0], y[0]).backward()
+            optimizer.step()
+    return bits(total, count, val.numel() * 2.4)
+"""
+
 SLOT_BY_HAND = """
 def evaluate(net, val):
     total, count = 0.0, 0
@@ -1180,6 +1196,12 @@ def test_fine_tuning_on_val_before_quantization_is_flagged():
 @pytest.mark.parametrize("body", [SLOT, SLOT_BY_HAND, SLOT_CLOSURE], ids=["optimizer", "by hand", "closure"])
 def test_a_vector_fitted_to_what_it_scores_is_slot(body):
     assert verdicts(body) == {"slot": FLAG}
+
+
+def test_a_vector_that_several_passes_fit_is_trained_on_what_the_last_one_scores():
+    """As adapters are, made of parameters that belong to no module; of one pass it would be legal."""
+    assert verdicts(VECTOR_EPOCHS) == {"trains-on-val": FLAG}
+    assert "slot" not in verdicts(VECTOR_EPOCHS.replace("range(3)", "range(1)"))
 
 
 def test_a_warm_up_whose_weights_are_put_back_is_allowed():
