@@ -39,6 +39,7 @@ VAL_LOSS = re.compile(r"\b(?:val_loss|loss)[:=]\s*" + NUMBER)
 VAL_BPB = re.compile(r"\b(?:val_bpb|bpb)[:=]\s*" + NUMBER)
 TRAIN_TIME = re.compile(r"\btrain_time:\s*" + NUMBER + r"(ms|m|s)\b")
 EVAL_TIME = re.compile(r"\b(?:eval_time|elapsed|time)[:=]\s*" + NUMBER + r"(ms|s)\b")
+MINUTES_ROUNDED = 3.0  # seconds, of minutes with one digit after the point
 STOP = re.compile(r"stopping_early: wallclock_cap train_time: ?(\d+)ms(?: step: ?(\d+)/(\d+))?")
 TOTAL_EVAL = re.compile(r"total_eval_time: ?" + NUMBER + "(ms|s)")
 SUBMISSION = re.compile(r"(?:.* \| )?Total submission(?: size)?(?: ([^:]{1,60}))?: ([\d,]+) bytes")
@@ -93,9 +94,10 @@ class Evaluation:
 class Run:
     """What one run's lines say. seconds and bytes as the program measured or counted them; None: not said.
 
-    train_seconds: of the loop's own clock. gptq_seconds: of collecting, generating and quantizing after it.
-    submission_bytes: artifact and code, by the name of the codec; the line without one is the uncompressed model and is
-    not here. code_bytes: by "", "compressed" or "uncompressed". tokens: of the validation split, each count once.
+    train_seconds: of the loop's own clock; train_rounding: how far off it may be. gptq_seconds: of collecting,
+    generating and quantizing after it. submission_bytes: artifact and code, by the name of the codec; the line without
+    one is the uncompressed model and is not here. code_bytes: by "", "compressed" or "uncompressed". tokens: of the
+    validation split, each count once.
     """
 
     file: str
@@ -103,6 +105,7 @@ class Run:
     seed: int | None = None
     steps: int | None = None
     train_seconds: float | None = None
+    train_rounding: float = 0.0
     stopped_early: bool = False
     gptq_seconds: float = 0.0
     total_eval_seconds: float | None = None
@@ -280,7 +283,9 @@ class _Reader:
         run = self.run
         if match := STOP.match(line):
             steps = int(match[2]) if match[2] else run.steps
-            self.run = replace(run, train_seconds=int(match[1]) / 1000, steps=steps, stopped_early=True)
+            self.run = replace(
+                run, train_seconds=int(match[1]) / 1000, train_rounding=0.0, steps=steps, stopped_early=True
+            )
             self.ended = True
         elif match := STEP.match(line):
             self.step(match, line, number)
@@ -323,8 +328,10 @@ class _Reader:
         if not ("loss" in line and (":" in line)):
             return
         self.run = replace(self.run, steps=max(step, self.run.steps or 0))
-        if (time := TRAIN_TIME.search(line)) and not self.run.stopped_early and time[2] == "ms":
-            self.run = replace(self.run, train_seconds=_seconds(time[1], time[2]))
+        if (time := TRAIN_TIME.search(line)) and not self.run.stopped_early:
+            rounding = MINUTES_ROUNDED if time[2] == "m" else 0.0
+            if not rounding or self.run.train_seconds is None or self.run.train_rounding:  # the finer clock counts
+                self.run = replace(self.run, train_seconds=_seconds(time[1], time[2]), train_rounding=rounding)
         if VAL_BPB.search(line):
             self.add(f"step {step}", Stage.TRAINING, line, number)
 

@@ -742,8 +742,8 @@ class _Checker:
                 yield _finding("record-time", Status.HOLD, message, run.file, run.line)
             return
         step = run.train_seconds / run.steps if run.steps else 0.0
-        over = run.train_seconds - limit
-        took = f"{run.file}: training took {run.train_seconds:,.2f} s"
+        over = run.train_seconds - run.train_rounding - limit
+        took = f"{run.file}: training took {run.train_seconds:,.{0 if run.train_rounding else 2}f} s"
         if over > GROSS_SECONDS:
             yield _finding("record-time", Status.FLAG, f"{took}; {limit:,.0f} s are allowed", run.file, run.line)
         elif over > max(SLACK_SECONDS, 2 * step):

@@ -27,6 +27,22 @@ def test_every_style_gives_the_same_numbers(style: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lines", "seconds", "rounding"),
+    [
+        (["train_time: 2.3m", "train_time: 19.7m"], 1182.0, 3.0),
+        (["train_time: 9.9m", "train_time:595123ms"], 595.123, 0.0),
+        (["train_time:595123ms", "train_time: 9.9m"], 595.123, 0.0),  # minutes are no news to who has said it better
+        (["train_time:595s", "train_time: 9.9m"], 595.0, 0.0),
+    ],
+)
+def test_minutes_count_where_nothing_finer_is_said(lines: list[str], seconds: float, rounding: float) -> None:
+    run = one("\n".join(f"{step}/4500 train_loss: 2.9 {line}" for step, line in enumerate(lines, 1)))
+    assert (run.train_seconds, run.train_rounding) == (seconds, rounding)
+    stopped = one(f"1/9 train_loss: 2.9 {lines[0]}\nstopping_early: wallclock_cap train_time: 588034ms step: 9/20")
+    assert (stopped.train_seconds, stopped.train_rounding) == (588.034, 0.0)
+
+
+@pytest.mark.parametrize(
     ("line", "label", "bpb", "seconds"),
     [
         (

@@ -140,6 +140,22 @@ WRONG: dict[str, tuple[dict, tuple[str, Status], str]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("minutes", "said"),
+    [
+        ("10.0", set()),
+        ("10.1", {(HOLD, "train_seed314.log: training took 606 s, over 600 s by more than a step")}),
+        ("19.7", {(FLAG, "train_seed314.log: training took 1,182 s; 600 s are allowed")}),
+    ],
+)
+def test_minutes_are_too_long_from_where_rounding_cannot_explain_it(tmp_path: Path, minutes: str, said: set) -> None:
+    made = folder(tmp_path, SCORES)
+    path = made / "train_seed314.log"
+    lines = [line for line in path.read_text().splitlines() if "train_time" not in line]
+    path.write_text("\n".join([*lines, f"7000/7000 train_loss: 2.2 train_time: {minutes}m tok/s: 3000000"]))
+    assert {(one.status, one.message) for one in findings(made) if one.check == "record-time"} == said
+
+
 @pytest.mark.parametrize(("changes", "expected", "text"), WRONG.values(), ids=WRONG.keys())
 def test_what_is_wrong_is_found(tmp_path: Path, changes: dict, expected: tuple[str, Status], text: str) -> None:
     found = findings(folder(tmp_path, SCORES, **changes))
