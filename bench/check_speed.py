@@ -5,8 +5,9 @@
 The scripts are made here, of the shape that the contest's have: a model, an optimizer loop over train shards, helper
 functions that call each other, a sliding evaluation that carries loss into a score; a script of n kB repeats these with
 other names. `scripts_per_second` is for scripts of 50 kB, reading included, after imports. `seconds_by_kilobytes` is
-one script in one process, the best of the rounds; `exponent` is the slope of log seconds over log size from 20 kB on: 1
-is linear. With --folder, the scripts below a folder are timed too, one by one, in one process."""
+one script in one process of those that `harness check` works with (they look for garbage rarely), the best of the
+rounds; `exponent` is the slope of log seconds over log size from 20 kB on: 1 is linear. With --folder, the scripts
+below a folder are timed too, one by one, in one such process."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ import time
 from pathlib import Path
 
 from harness import doctor
-from harness.compliance.check import check_all, check_target, find_targets
+from harness.compliance.check import TARGET_SECONDS, WORKER_MEMORY_BYTES, check_all, check_target, find_targets
+from harness.compliance.inputs import Target
+from harness.compliance.workers import run_all
 
 RESULT = Path(__file__).resolve().parents[1] / "bench" / "results" / "check_speed.json"
 KILOBYTES = (10, 20, 40, 80, 160, 320)
@@ -148,6 +151,17 @@ def timed(work) -> float:
     return time.monotonic() - start
 
 
+def seconds_of(target: Target) -> float:
+    return timed(lambda: check_target(target))
+
+
+def in_one_process(targets: list[Target]) -> list[float]:
+    """Seconds for each target, one after the other, in a process as `check_all` starts them."""
+    limits = {"seconds": TARGET_SECONDS, "memory_bytes": WORKER_MEMORY_BYTES}
+    found = dict(run_all(seconds_of, targets, processes=1, **limits))
+    return [found[index] for index in range(len(targets))]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scripts", type=int, default=400)
@@ -166,19 +180,12 @@ def main() -> None:
         check_all(find_targets([many / "0000.py"]))  # imports and compiled patterns
         paths = sorted(many.iterdir())
         rate = len(paths) / timed(lambda: check_all(find_targets(paths)))
-        seconds = {}
-        for kilobytes in KILOBYTES:
-            path = [sizes / f"{kilobytes}.py"]
-            seconds[kilobytes] = min(
-                timed(lambda path=path: check_target(find_targets(path)[0])) for _ in range(arguments.rounds)
-            )
-    found = {}
-    if arguments.folder:
-        for target in find_targets(sorted(arguments.folder.rglob("*.py"))):
-            found[str(target.root / target.files[0].path)] = (
-                target.files[0].bytes,
-                timed(lambda target=target: check_target(target)),
-            )
+        by_size = find_targets([sizes / f"{kilobytes}.py" for kilobytes in KILOBYTES])
+        rounds = [in_one_process(by_size) for _ in range(arguments.rounds)]
+        seconds = dict(zip(KILOBYTES, map(min, zip(*rounds, strict=True)), strict=True))
+    targets = find_targets(sorted(arguments.folder.rglob("*.py"))) if arguments.folder else []
+    sizes_of = [target.files[0].bytes for target in targets]
+    found = list(zip(sizes_of, in_one_process(targets), strict=True))
     result = {
         "what": "scripts read per second over all cores; seconds for one script by its size, in one process",
         "cores": len(os.sched_getaffinity(0)),
@@ -202,12 +209,12 @@ def slope(seconds: dict[int, float]) -> float:
     return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
 
 
-def folder_facts(found: dict[str, tuple[int, float]]) -> dict:
+def folder_facts(found: list[tuple[int, float]]) -> dict:
     """Numbers only: names and code of other people's scripts are not written down."""
-    seconds = sorted(value for _, value in found.values())
+    seconds = sorted(value for _, value in found)
     return {
         "scripts": len(found),
-        "bytes": sum(size for size, _ in found.values()),
+        "bytes": sum(size for size, _ in found),
         "scripts_per_second_and_core": round(len(found) / sum(seconds), 2),
         "median_seconds": round(seconds[len(seconds) // 2], 4),
         "longest_seconds": round(seconds[-1], 3),
