@@ -38,10 +38,10 @@ CHECKS = {
             "two-pass-rescoring",
             "Tokens are scored again after state was built from them",
             "A first pass over the validation data fills a cache or adapts the model, a second pass scores the "
-            "same tokens "
-            "with it. Each token's score must be fixed before anything derived from it changes state, and only once. "
-            "Where the first pass adapts weights, `trains-on-val` says so too; several turns over the same chunk, of "
-            "which the last one's scores count, are `trains-on-val` alone.",
+            "same tokens with it, or of the scores of several passes the best one is kept. Each token's score must be "
+            "fixed before anything derived from it changes state, and only once. Where the first pass adapts weights, "
+            "`trains-on-val` says so too; several turns over the same chunk, of which the last one's scores count, "
+            "are `trains-on-val` alone.",
             CONDITIONS + ": 3 and 4, one left-to-right pass without rescoring",
             ERROR,
         ),

@@ -3,10 +3,12 @@ calibration. What is known comes from `flow_engine.py`, what came first from `fl
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 
 from harness.compliance.findings import Finding, Place, Status
 from harness.compliance.flow_engine import Engine, TooMuch
+from harness.compliance.flow_gates import BETTER_KEPT
 from harness.compliance.flow_order import Order
 from harness.compliance.flow_values import (
     COUNT_OPEN,
@@ -103,14 +105,19 @@ def target_gate(program, engine: Engine, order: Order) -> list[Finding]:
             continue
         flow = (place(program, event.node, event.module, "and added to the score"),)
         nodes = {tag[1] for tag in event.value.tags if type(tag) is tuple and tag[0] == "gate"}
-        for gate in [gate for node, gate in engine.gates.items() if node in nodes][:1]:
+        gates = [gate for node, gate in engine.gates.items() if node in nodes]
+        for gate in gates[:1]:
             decided = Event("gate", gate.node, gate.module, Value(step=gate.step))
             flow = (*path(program, decided, gate.note), *flow)
         message = (
             "which likelihoods are mixed into the score, or which score counts, is decided by the very token that is "
             "predicted: what is used is no distribution that was fixed before the token came"
         )
-        return [Finding("target-gate", Status.FLAG, message, flow)]
+        found = [Finding("target-gate", Status.FLAG, message, flow)]
+        if any(gate.note == BETTER_KEPT and _replaces(program, gate.node) for gate in gates):
+            message = "tokens are scored in several passes, and of each the best score is kept"
+            found.append(Finding("two-pass-rescoring", Status.FLAG, message, flow))
+        return found
     for event in order.scores:
         if event.value.labels & NATIVE:
             calls = dict.fromkeys(place(program, step.node, step.module, step.note) for step in engine.native)
@@ -121,6 +128,14 @@ def target_gate(program, engine: Engine, order: Order) -> list[Finding]:
             )
             return [Finding("target-gate", Status.HOLD, message, flow)]
     return []
+
+
+def _replaces(program, node: ast.Call) -> bool:
+    """Whether what a call gives replaces one of its arguments: best[i] = minimum(best[i], now)."""
+    statements = [one.statement for one in program.live_of(ast.Call) if one.node is node]
+    replaced = {ast.unparse(target) for one in statements for target in getattr(one, "targets", ())}
+    compared = [*node.args, getattr(node.func, "value", node.func)]  # as a function, or a method of one of them
+    return any(ast.unparse(one) in replaced for one in compared)
 
 
 def out_of_order(program, order: Order) -> list[Finding]:

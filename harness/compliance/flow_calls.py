@@ -8,7 +8,7 @@ import itertools
 import math
 
 from harness.compliance import native
-from harness.compliance.flow_gates import logarithmic_weights
+from harness.compliance.flow_gates import BETTER_KEPT, logarithmic_weights
 from harness.compliance.flow_values import (
     BYTES,
     CHOSEN,
@@ -1003,7 +1003,7 @@ def extreme(engine, arguments, along, node, scope) -> Value | None:
     if len(likelihoods) < (1 if along else 2) or engine.stabilises(node, scope):
         return None
     step = next((one.step for one in likelihoods if one.labels & (SEEN | CHOSEN)), None)
-    return engine.gated(derived(engine, values), step, node, scope, "of two scores of a token the better one is kept")
+    return engine.gated(derived(engine, values), step, node, scope, BETTER_KEPT)
 
 
 def stored_out(engine, result, keywords) -> Value:

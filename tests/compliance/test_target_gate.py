@@ -213,6 +213,36 @@ def test_keeping_the_better_of_two_scores_is_flagged(choice):
     assert verdicts(TWO_SCORES.replace("CHOICE\n", f"            {KEEPS_THE_BETTER[choice]}\n")) == FLAG
 
 
+SEVERAL_PASSES = """
+def evaluate(net, val):
+    best = torch.full((val.numel(),), math.inf)
+    with torch.no_grad():
+        for stride in (512, 64):
+            for start in range(0, val.numel() - 1025, stride):
+                x, y = val[start : start + 1024], val[start + 1 : start + 1025]
+                now = F.cross_entropy(net.logits(x[None])[0], y, reduction="none")
+                KEEP
+    return bits(best.sum().item(), best.numel(), val.numel() * 2.4)
+"""
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        "best[start : start + 1024] = torch.minimum(best[start : start + 1024], now)",
+        "best[start : start + 1024] = torch.minimum(now, best[start : start + 1024])",
+        "best[start : start + 1024] = best[start : start + 1024].minimum(now)",
+    ],
+)
+def test_the_best_score_of_several_passes_is_rescoring_too(keep):
+    assert verdicts(SEVERAL_PASSES.replace("KEEP", keep)) == FLAG | {"two-pass-rescoring": Status.FLAG}
+
+
+def test_scores_that_are_replaced_in_one_pass_are_no_rescoring():
+    choice = "            loss = old\n            loss = torch.where(new < loss, new, loss)\n"
+    assert verdicts(TWO_SCORES.replace("CHOICE\n", choice)) == FLAG
+
+
 def test_a_function_that_keeps_the_better_score_is_flagged():
     helper = "def better(one, other):\n    if other < one:\n        return other\n    return one\n"
     calls = "loss = torch.tensor([better(a, b) for a, b in zip(old.tolist(), new.tolist())])"
