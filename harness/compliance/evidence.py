@@ -14,9 +14,9 @@ Origins = dict[str, list[tuple[ast.expr, Scope]]]
 
 GAP = "\0"  # stands in a text for a value
 VALUE_AT_MOST = 80  # characters that stand in a line for a value
-TEMPLATE_AT_LEAST = 16  # characters of a text that begins with a value
+TEMPLATE_AT_LEAST = 16  # characters between the values of a text, so that it is told from others by them
 MAX_LINES = 50_000
-LINES_AT_MOST = 20  # of one print
+LINES_AT_MOST = 20  # that are looked at of one print
 MAX_LINE = 300  # characters that are looked at
 MARK_AT_LEAST = 8  # characters of a printed text before what is put into it, so that it is told from others
 NAME = re.compile(r"\w*")  # a mark that is one may be anything, but for what follows it in the log
@@ -222,20 +222,24 @@ def _required(test: ast.expr) -> Iterator[ast.expr]:
 
 def _switch(program: Program, test: ast.expr, scope: Scope, origins: Origins) -> Iterator[str]:
     """The environment variable that a switch is read from, if it is one with a default of off."""
-    values = [(value, home) for value, home in origins.get(_last(test), ()) if _direct(value)]
-    if len(values) != 1 or program.truth(test, scope) is True:
-        return
-    variables = _direct(values[0][0])
-    if len(variables) == 1 and _is_off(program.constant(*values[0])):
-        yield from variables
+    found = _read_from(test, origins)
+    if found is not None and program.truth(test, scope) is not True and _is_off(program.constant(*found[1:])):
+        yield found[0]
 
 
 def _default_on(program: Program, test: ast.expr, origins: Origins) -> set[str]:
     """The environment variable that a switch is read from, if it is one that is on by default."""
+    found = _read_from(test, origins)
+    if found is None or found[0] in program.environment:
+        return set()
+    return {found[0]} if program.constant(*found[1:]) in (True, 1) else set()
+
+
+def _read_from(test: ast.expr, origins: Origins) -> tuple[str, ast.expr, Scope] | None:
+    """The only environment variable that a name or an attribute is read from, and where that is done."""
     values = [(value, home) for value, home in origins.get(_last(test), ()) if _direct(value)]
-    variables = _direct(values[0][0]) if len(values) == 1 else set()
-    default = len(variables) == 1 and variables.isdisjoint(program.environment)
-    return variables if default and program.constant(*values[0]) in (True, 1) else set()
+    variables = _direct(values[0][0]) if len(values) == 1 else ()
+    return (*variables, *values[0]) if len(variables) == 1 else None
 
 
 def _dead_blocks(program: Program) -> Iterator[tuple[ast.expr, list[ast.stmt], Scope]]:

@@ -35,7 +35,7 @@ def renewed(engine, node: ast.Assign | ast.AnnAssign, value: Value, scope) -> li
     target = _targets(node)[0]
     if isinstance(node.value, ast.Constant) and isinstance(target, ast.Subscript) and _is_whole(target.slice):
         return emptied(engine, engine.evaluate(target.value, scope).refs)
-    made = _made_by(engine, node.value, value, scope)
+    made = _made_by(engine, node.value, value, scope) if value.refs else []
     gone = emptied(engine, [*made, *_replaced(engine, target, scope)]) if made else []
     return [] if gone and _held(engine, set(gone), node, scope) else gone
 
