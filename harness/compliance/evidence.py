@@ -147,7 +147,7 @@ def switched_on(program: Program, lines: LogLines, origins: Origins) -> frozense
         for node, _, _ in program.live(scope):
             if not isinstance(node, ast.If) or program.truth(node.test, scope) is True:
                 continue
-            switches = [name for one in _required(node.test) for name in _switch(program, one, scope, origins)]
+            switches = [name for one in _required(node.test) for name in _switch(program, one, origins)]
             if not switches:
                 continue
             for block, variables in ((node.body, on), (node.orelse, off)):
@@ -220,10 +220,10 @@ def _required(test: ast.expr) -> Iterator[ast.expr]:
         yield test
 
 
-def _switch(program: Program, test: ast.expr, scope: Scope, origins: Origins) -> Iterator[str]:
+def _switch(program: Program, test: ast.expr, origins: Origins) -> Iterator[str]:
     """The environment variable that a switch is read from, if it is one with a default of off."""
     found = _read_from(test, origins)
-    if found is not None and program.truth(test, scope) is not True and _is_off(program.constant(*found[1:])):
+    if found is not None and _is_off(program.constant(*found[1:])):
         yield found[0]
 
 

@@ -200,6 +200,8 @@ def test_a_switch_whose_lines_are_missing_from_a_whole_log_was_off(log: str, exp
         (switching(before=f"if args.learn: {BEFORE}"), {}),  # whether it was printed is not known
         (switching(before=BEFORE.replace("log", "print")), {}),  # the log may be without prints
         (switching().replace('log(f"final', 'print(f"final'), {}),
+        (switching() + 'class Other:\n    adapt = bool(int(os.environ.get("OTHER", "1")))\n', {}),
+        (switching().replace('"ADAPT", "1"', '"ADAPT", os.environ.get("OTHER", "1")'), {}),
         (switching(behind="if args.learn: " + BEHIND).replace("adaptation of the model", "short"), {}),
     ],
     ids=[
@@ -211,6 +213,8 @@ def test_a_switch_whose_lines_are_missing_from_a_whole_log_was_off(log: str, exp
         "before may be missing",
         "other way",
         "other way after",
+        "two of that name",
+        "two variables",
         "behind may be missing",
     ],
 )
