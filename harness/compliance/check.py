@@ -12,6 +12,7 @@ from harness.compliance.catalogue import CHECKS
 from harness.compliance.code import NOTHING_SCORED, Clock, check_code
 from harness.compliance.findings import Finding, Report, Source, Status
 from harness.compliance.inputs import METADATA, Kind, Target, read_targets
+from harness.compliance.memory import forget
 from harness.compliance.parsing import Unreadable
 from harness.compliance.program import load_program
 from harness.compliance.record_folder import check_record_folder
@@ -52,6 +53,13 @@ def check_all(targets: Sequence[Target], done: Callable[[Report], None] = lambda
 
 def check_target(target: Target) -> Report:
     """Everything that is said about one target. A step that fails is a finding; the others still have their say."""
+    try:
+        return _checked(target)
+    finally:
+        forget()
+
+
+def _checked(target: Target) -> Report:
     findings = list(target.findings)
     as_it_is = Unpacked(target.sources, target.runs, (), frozenset())
     unpacked = _attempt("what its files carry", lambda: unpack_target(target), as_it_is, findings)

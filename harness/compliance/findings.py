@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
+
+from harness.compliance.memory import keep
 
 LINE_END = re.compile(r"\r\n|\r|\n")
 
@@ -103,7 +104,7 @@ class Report:
         return worst(finding.status for finding in self.findings)
 
 
-@lru_cache(maxsize=16)
+@keep(at_most=16)
 def lines_of(text: str) -> tuple[str, ...]:
     """The lines of a text as Python counts them; str.splitlines() knows more line ends, such as form feeds."""
     return tuple(LINE_END.split(text))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 # Labels, the less telling first: of two joined values the path of the one with the higher label is kept.
 NAMES_TRAIN = 1 << 0  # a path or pattern of train shards
@@ -235,10 +234,11 @@ def tagged(value: Value, tags: frozenset) -> Value:
     return Value(value.labels, value.refs, UNKNOWN, items, united(value.tags, tags), value.lossy, value.step)
 
 
-@lru_cache(maxsize=4096)
 def loops_of(value: Value) -> frozenset:
     """The loops that chose a value."""
-    return frozenset(tag for tag in value.tags if type(tag) is tuple and tag[0] == "loop")
+    if not value.tags:
+        return NONE
+    return frozenset([tag for tag in value.tags if type(tag) is tuple and tag[0] == "loop"])
 
 
 def united(first: frozenset, second: frozenset) -> frozenset:

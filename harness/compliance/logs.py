@@ -14,7 +14,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from functools import lru_cache
+
+from harness.compliance.memory import keep
 
 SPLIT_BYTES = 151_080_000  # of the validation split's text, to four digits
 MAX_LINE = 600  # longer lines are source or data
@@ -196,7 +197,7 @@ def parse_log(name: str, text: str) -> list[Run]:
     return [replace(run, file=name) for run in found]
 
 
-@lru_cache(maxsize=16)  # code and folder are checked one after the other
+@keep(at_most=16)  # code and folder are checked one after the other
 def _runs_in(text: str) -> tuple[list[Run], int | None]:
     """The runs of a text, and the last seed that it names."""
     runs: list[_Reader] = []
@@ -217,7 +218,7 @@ def _runs_in(text: str) -> tuple[list[Run], int | None]:
     return [one.finished() for one in runs if one.evaluations or one.run.steps or one.run.submission_bytes], seed
 
 
-@lru_cache(maxsize=16)  # asked for each statistic that is collected
+@keep(at_most=16)  # asked for each statistic that is collected
 def calibrated_until(text: str, trained_again: bool = False) -> tuple[float, ...]:
     """For each run of a log that says both, when its training clock stopped and how long it then collected statistics
     for quantization, together, in seconds. trained_again: the program trains once more in between, so that time which

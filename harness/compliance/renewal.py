@@ -6,9 +6,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
 from harness.compliance.flow_values import Object, Value, flat
+from harness.compliance.memory import keep
 from harness.compliance.program import FUNCTIONS
 
 FOR = (ast.For, ast.AsyncFor)
@@ -172,7 +172,7 @@ def _contains(node: ast.AST, position: Position) -> bool:
     return _start(node) <= position <= _end(node)
 
 
-@lru_cache(maxsize=256)
+@keep(at_most=256)
 def _uses(function: ast.AST) -> tuple[dict[str, list[_Use]], list[ast.AST]]:
     """The uses of each name in a function, as they come in the text, and its loops. A name is bound where its statement
     ends, or the head of its loop."""
@@ -208,7 +208,7 @@ def _uses(function: ast.AST) -> tuple[dict[str, list[_Use]], list[ast.AST]]:
     return found, loops
 
 
-@lru_cache(maxsize=256)
+@keep(at_most=256)
 def _given_back(function: ast.AST) -> set[str]:
     """The names in what a function returns or yields."""
     if not isinstance(function, FUNCTIONS):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
-from functools import lru_cache
 
+from harness.compliance.memory import keep
 from harness.compliance.program import SCOPES, Function, LiveNode, Program, Scope, Unknown, children
 
 FUNCTIONAL = frozenset({"value_and_grad"})  # makes a function that computes gradients
@@ -51,7 +51,7 @@ def _of_the_program(program: Program) -> list[LiveNode]:
     return [one for one in program.live_of(ast.Call) if one.node not in external]
 
 
-@lru_cache(maxsize=1)  # the functions are asked for, and the loops
+@keep(at_most=1)  # the functions are asked for, and the loops
 def _gradients(program: Program) -> list[LiveNode]:
     """The calls that can run and compute gradients: by name, and of what `value_and_grad` has made of a function."""
     functional = any(program.mentions(name) for name in FUNCTIONAL)
@@ -82,7 +82,7 @@ def _gives_gradients(program: Program, node: ast.expr, scope: Scope, depth: int 
     return False
 
 
-@lru_cache(maxsize=1)  # several rules ask, one after another
+@keep(at_most=1)  # several rules ask, one after another
 def training_loops(program: Program) -> tuple[Loop, ...]:
     """The outermost loops that can run and compute gradients."""
     functions, gradients = training_functions(program), {one.node for one in _gradients(program)}

@@ -129,8 +129,8 @@ def _work(
     limit = memory_bytes + int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Syntax trees are many objects that live as long as their item does, and hardly any is part of a cycle: looking for
-    # garbage only where an item makes very many saves a fifth.
+    # Syntax trees and what is known of them are many objects that live as long as their item does: garbage is looked
+    # for between items, while there is little else to look through, and within one only where it makes very many.
     gc.freeze()
     gc.set_threshold(2_000_000, 10, 100)
     try:
@@ -141,5 +141,7 @@ def _work(
             except Exception as error:
                 answer = Fault(f"{type(error).__name__}: {error}")
             connection.send(answer)
+            del answer
+            gc.collect()
     except (EOFError, ConnectionError):
         return
