@@ -463,7 +463,7 @@ class Program:
         self._parameters: dict[tuple[Function, str], tuple] = {}
         self._local: dict[tuple[ast.stmt, Scope], bool | Unknown] = {}
         self._ends: dict[tuple[int, Scope], _Looked] = {}
-        self._live: dict[Scope, list[tuple[ast.AST, ast.stmt, bool | Unknown]]] = {}
+        self._live: dict[Scope, list[tuple[list[ast.AST], ast.stmt, bool | Unknown]]] = {}
         self._live_whole: dict[Scope, list[tuple[ast.AST, ast.stmt, bool | Unknown]]] = {}
         self._live_by_kind: dict[type, list[LiveNode]] | None = None
         self._flat: dict[ast.expr, list[ast.AST]] = {}  # what of KEPT is in an expression without conditions
@@ -590,31 +590,35 @@ class Program:
                 for node, statement, sure in found:
                     yield node, statement, _both(start, sure)
 
-    def _walk(self, scope: Scope, whole: bool) -> list[tuple[ast.AST, ast.stmt, bool | Unknown]]:
-        """What runs when a scope's body does; without `whole` only nodes of `KEPT`."""
+    def _walk(self, scope: Scope, whole: bool) -> list[tuple]:
+        """What runs when a scope's body does: nodes, or without `whole` lists of nodes of `KEPT`, each with its
+        statement and how sure that is."""
         if not isinstance(scope.node, ast.Lambda):
             return self._live_block(scope.body, scope, True, whole, [])
-        found: list[tuple[ast.AST, ast.stmt, bool | Unknown]] = []
+        found: list[tuple] = []
         self._live_expression(scope.node.body, ast.Expr(scope.node.body), scope, True, whole, found)
         return found
 
-    def _live_nodes(self, scope: Scope) -> list[tuple[ast.AST, ast.stmt, bool | Unknown]]:
+    def _live_nodes(self, scope: Scope) -> list[tuple[list[ast.AST], ast.stmt, bool | Unknown]]:
         found = self._live.get(scope)
         if found is None:
             found = self._live[scope] = self._walk(scope, False)
         return found
 
-    def live_of(self, *kinds: type) -> list[LiveNode]:
+    def live_of(self, *kinds: type) -> Sequence[LiveNode]:
         """Every node of some types (of `LISTED`) that can run, with its statement, scope and how sure that is."""
         if self._live_by_kind is None:
             self._live_by_kind = {}
             for scope in self.live_scopes():
                 start = self.scope_reached(scope)
-                for node, statement, sure in self._live_nodes(scope):
-                    kind = type(node)
-                    if kind in LISTED:
-                        one = LiveNode(node, statement, scope, sure if start is True else _both(start, sure))
-                        self._live_by_kind.setdefault(kind, []).append(one)
+                for nodes, statement, sure in self._live_nodes(scope):
+                    for node in nodes:
+                        kind = type(node)
+                        if kind in LISTED:
+                            one = LiveNode(node, statement, scope, sure if start is True else _both(start, sure))
+                            self._live_by_kind.setdefault(kind, []).append(one)
+        if len(kinds) == 1:
+            return self._live_by_kind.get(kinds[0], [])
         return [one for kind in kinds for one in self._live_by_kind.get(kind, ())]
 
     def mentions(self, attribute: str) -> bool:
@@ -640,6 +644,15 @@ class Program:
                 yield owner.test, scope
             statement = owner
 
+    def outermost_loop(self, statement: ast.AST) -> ast.AST | None:
+        """The loop of its own function that a statement is in, or is, and that is in no other."""
+        found = None
+        while statement in self._owner and not isinstance(statement, SCOPES):
+            if isinstance(statement, ast.For | ast.AsyncFor | ast.While):
+                found = statement
+            statement = self._owner[statement][0]
+        return found
+
     def block_of(self, statement: ast.stmt) -> tuple[list[ast.stmt], int]:
         """The statements that one stands among, and its place there."""
         _, block, index, _ = self._owner[statement]
@@ -654,15 +667,27 @@ class Program:
             if isinstance(statement, ast.ExceptHandler):
                 yield statement
 
-    @cached_property
+    @property
     def external_calls(self) -> list[ExternalCall]:
         """Every call that can run of something that is not of the program, in order of the scopes and their text."""
-        found = []
-        for node, statement, scope, sure in self.live_of(ast.Call):
+        return self._calls_by_home[0]
+
+    @property
+    def other_calls(self) -> list[LiveNode]:
+        """The other calls that can run: of the program's own functions, of methods of its values, of unknown things."""
+        return self._calls_by_home[1]
+
+    @cached_property
+    def _calls_by_home(self) -> tuple[list[ExternalCall], list[LiveNode]]:
+        external, others = [], []
+        for one in self.live_of(ast.Call):
+            node, statement, scope, sure = one
             name = self._external_callee(node.func, scope)
-            if name is not None:
-                found.append(ExternalCall(name, node, statement, scope, sure))
-        return found
+            if name is None:
+                others.append(one)
+            else:
+                external.append(ExternalCall(name, node, statement, scope, sure))
+        return external, others
 
     def _external_callee(self, callee: ast.expr, scope: Scope) -> str | None:
         """Without folding what cannot be external: a method of a local value."""
@@ -1554,7 +1579,7 @@ class Program:
 
     def _live_block(
         self, block: list[ast.stmt], scope: Scope, sure: bool | Unknown, whole: bool, found: list[tuple]
-    ) -> list[tuple[ast.AST, ast.stmt, bool | Unknown]]:
+    ) -> list[tuple]:
         """Adds to `found`, and returns it."""
         for statement in block:
             state = self._local_reach(statement, scope)
@@ -1563,8 +1588,10 @@ class Program:
             if sure is UNKNOWN:
                 state = UNKNOWN
             kind = type(statement)
-            if whole or kind in KEPT:
+            if whole:
                 found.append((statement, statement, state))
+            elif kind in KEPT:
+                found.append(([statement], statement, state))
             if kind in SCOPES:
                 outside = [*statement.decorator_list]
                 if kind is ast.ClassDef:
@@ -1604,14 +1631,17 @@ class Program:
         """Adds the nodes of an expression that can run."""
         flat = None if whole else self._flat.get(root)
         if flat is not None:
-            found += [(node, statement, sure) for node in flat]
+            if flat:
+                found.append((flat, statement, sure))
             return
         stack = [(root, sure)]
         while stack:
             node, state = stack.pop()
             kind = type(node)
-            if whole or kind in KEPT:
+            if whole:
                 found.append((node, statement, state))
+            elif kind in KEPT:
+                found.append(([node], statement, state))
             if kind is ast.Lambda:
                 continue
             if kind is ast.IfExp:
@@ -1656,21 +1686,25 @@ class Program:
                 found = []
                 seen: set[str] = set()  # names that certainly run here
                 several = len(self.modules) > 1
-                for node, _, state in self._live_nodes(item.scope):
+                for nodes, _, state in self._live_nodes(item.scope):
                     if sure is UNKNOWN:
                         state = UNKNOWN
-                    kind = type(node)
-                    if kind is ast.Name:
-                        if node.id in seen:
+                    for node in nodes:
+                        kind = type(node)
+                        if kind is ast.Name:
+                            if node.id in seen:
+                                continue
+                        elif kind is ast.Attribute:
+                            if not several and self._names_reached.get(node.attr) is True:
+                                continue
+                        elif kind is ast.Call:
+                            if not several and type(node.func) is not ast.Name:
+                                continue
+                        elif kind not in MENTIONS:  # but only listed
                             continue
-                    elif kind is ast.Attribute:
-                        if not several and self._names_reached.get(node.attr) is True:
-                            continue
-                    elif kind not in MENTIONS:  # but only listed
-                        continue
-                    found += self._mentioned(node, item.scope, state)
-                    if kind is ast.Name and state is True and node not in self._comprehension_names:
-                        seen.add(node.id)
+                        found += self._mentioned(node, item.scope, state)
+                        if kind is ast.Name and state is True and node not in self._comprehension_names:
+                            seen.add(node.id)
             certain += [one for one, state in found if state is True]
             possible += [one for one, state in found if state is not True]
 
@@ -2008,9 +2042,10 @@ class _Indexer:
             if kind is constant:
                 continue
             if kind is name:
-                flat.append(node)
-                if node not in callees and type(node.ctx) is load:
-                    mentions[node.id] = mentions.get(node.id, 0) + 1
+                if type(node.ctx) is load:
+                    flat.append(node)
+                    if node not in callees:
+                        mentions[node.id] = mentions.get(node.id, 0) + 1
                 continue
             if kind is attribute:
                 flat.append(node)

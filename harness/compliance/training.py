@@ -11,7 +11,7 @@ from harness.compliance.program import SCOPES, Function, LiveNode, Program, Scop
 FUNCTIONAL = frozenset({"value_and_grad"})  # makes a function that computes gradients
 GRADIENT_METHODS = frozenset({"backward"}) | FUNCTIONAL
 MAX_PASSED = 6  # from name to name, from a parameter to what is passed
-LOOPS = frozenset({ast.For, ast.AsyncFor, ast.While})
+LOOPS = (ast.For, ast.AsyncFor, ast.While)
 LOSSES = frozenset({"cross_entropy", "log_softmax", "nll_loss", "logsumexp", "CrossEntropyLoss", "NLLLoss"})
 
 
@@ -33,7 +33,7 @@ def training_functions(program: Program) -> set[Function]:
     """The functions that compute gradients, themselves or through what they call."""
     found = {one.scope.function for one in _gradients(program)} - {None}
     callers: dict[Function, set[Function]] = {}
-    for call in _of_the_program(program):
+    for call in program.other_calls:
         if call.scope.function is not None:
             for callee in program.callees(call.node, call.scope):
                 callers.setdefault(callee, set()).add(call.scope.function)
@@ -43,12 +43,6 @@ def training_functions(program: Program) -> set[Function]:
         found |= more
         pending += more
     return found
-
-
-def _of_the_program(program: Program) -> list[LiveNode]:
-    """Calls that can run, less those of packages."""
-    external = {one.node for one in program.external_calls}
-    return [one for one in program.live_of(ast.Call) if one.node not in external]
 
 
 @keep(at_most=1)  # the functions are asked for, and the loops
@@ -85,23 +79,15 @@ def _gives_gradients(program: Program, node: ast.expr, scope: Scope, depth: int 
 @keep(at_most=1)  # several rules ask, one after another
 def training_loops(program: Program) -> tuple[Loop, ...]:
     """The outermost loops that can run and compute gradients."""
-    functions, gradients = training_functions(program), {one.node for one in _gradients(program)}
-    calls = {one.node for one in _of_the_program(program)}
-    found = []
-    inside: set[ast.AST] = set()
-    loops = program.live_of(ast.For, ast.AsyncFor, ast.While)
-    for node, _, scope, sure in sorted(loops, key=lambda one: (one.node.lineno, one.node.col_offset)):
-        if node in inside:
-            continue
-        nodes = own_nodes(node)
-        if any(
-            one in gradients or (one in calls and functions.intersection(program.callees(one, scope)))
-            for one in nodes
-            if type(one) is ast.Call
-        ):
-            found.append(Loop(node, scope, sure))
-            inside.update(one for one in nodes if type(one) in LOOPS)
-    return tuple(found)
+    training = {program.outermost_loop(one.statement) for one in _gradients(program)}
+    functions = training_functions(program)
+    for call in program.other_calls:
+        loop = program.outermost_loop(call.statement)
+        if loop not in training and loop and functions.intersection(program.callees(call.node, call.scope)):
+            training.add(loop)
+    loops = [one for one in program.live_of(*LOOPS) if one.node in training]
+    loops.sort(key=lambda one: (one.node.lineno, one.node.col_offset))
+    return tuple(Loop(one.node, one.scope, one.sure) for one in loops)
 
 
 def own_nodes(node: ast.AST) -> list[ast.AST]:
