@@ -454,6 +454,7 @@ class Program:
         self._owner: dict[ast.stmt, tuple[ast.AST, list[ast.stmt], int, Scope]] = {}
         self._comprehension_names: dict[ast.Name, ast.comprehension] = {}
         self._calls: dict[str, list[tuple[ast.Call, ast.stmt, Scope]]] = {}  # by the callee's last name
+        self._linked: set[str] = set()  # names that are bound to a function, a class or an import somewhere
         self._mentions: dict[str, int] = {}  # loads of a name that are not calls of it
         self._stores: dict[str, list[tuple[ast.expr, ast.expr | None, Scope]]] = {}  # obj.name = value
         self._methods: dict[str, list[Function]] = {}
@@ -510,12 +511,27 @@ class Program:
 
     def callees(self, call: ast.Call, scope: Scope) -> tuple[Function, ...]:
         """All functions of the program that a call may run, as far as the callee is known."""
+        holders = self._holders if type(call.func) is ast.Attribute else None
+        if holders is not None and call.func.attr not in holders:
+            return ()  # most calls are of methods of tensors
         found = []
         for value in self.values(call.func, scope):
             function = None if value is UNKNOWN else self.function_of(value)
             if function is not None and function not in found:
                 found.append(function)
         return tuple(found)
+
+    @cached_property
+    def _holders(self) -> set[str] | None:
+        """The names under which something of the program may have a function of the program; None if any may do."""
+        if any("SimpleNamespace" in module.source.text for module in self.modules.values()):
+            return None
+        found = {*SAME_MODULE, *self._linked, *self._stores}
+        for class_ in self.classes.values():
+            found.update(class_.attributes, class_.scope.bindings)
+        for module in self.modules.values():
+            found.update(module.scope.bindings)
+        return found
 
     def function_of(self, value: object) -> Function | None:
         """What runs when a value is called."""
@@ -1604,7 +1620,11 @@ class Program:
                     self._live_block(statement.body, self.scope_of[statement], state, whole, found)
                 continue
             for child in heads(statement):
-                if type(child) is ast.withitem:
+                flat = None if whole else self._flat.get(child)
+                if flat is not None:
+                    if flat:
+                        found.append((flat, statement, state))
+                elif type(child) is ast.withitem:
                     for inner in children(child):
                         self._live_expression(inner, statement, scope, state, whole, found)
                 else:
@@ -1692,7 +1712,7 @@ class Program:
                     for node in nodes:
                         kind = type(node)
                         if kind is ast.Name:
-                            if node.id in seen:
+                            if node.id not in self._linked or node.id in seen:
                                 continue
                         elif kind is ast.Attribute:
                             if not several and self._names_reached.get(node.attr) is True:
@@ -1911,6 +1931,8 @@ class _Indexer:
             self.block(getattr(node, name, ()), scope, node)
 
     def bind(self, name: str, binding: Binding, scope: Scope) -> None:
+        if binding.kind in ("function", "class", "import"):
+            self.program._linked.add(name)
         if name in scope.outer:
             home = scope.parent
             while home is not None and (isinstance(home.node, ast.ClassDef) or name not in home.bindings):
@@ -2033,7 +2055,6 @@ class _Indexer:
         stack: list[ast.AST] = [root]
         flat: list[ast.AST] = []
         conditional = False
-        callees = set()
         mentions, calls = self.program._mentions, self.program._calls
         name, constant, attribute, call, load = ast.Name, ast.Constant, ast.Attribute, ast.Call, ast.Load
         while stack:
@@ -2044,28 +2065,35 @@ class _Indexer:
             if kind is name:
                 if type(node.ctx) is load:
                     flat.append(node)
-                    if node not in callees:
-                        mentions[node.id] = mentions.get(node.id, 0) + 1
+                    mentions[node.id] = mentions.get(node.id, 0) + 1
                 continue
             if kind is attribute:
                 flat.append(node)
-                if node not in callees and type(node.ctx) is load:
+                if type(node.ctx) is load:
                     mentions[node.attr] = mentions.get(node.attr, 0) + 1
                 stack.append(node.value)
                 continue
             if kind is call:
                 flat.append(node)
+                stack += node.keywords[::-1]
+                stack += node.args[::-1]
                 callee = node.func
-                callees.add(callee)
-                last = callee.id if type(callee) is name else getattr(callee, "attr", None)
-                if last is not None:
-                    calls.setdefault(last, []).append((node, statement, scope))
-                if last in MUTATORS and type(callee) is attribute:
-                    if type(callee.value) is ast.Name:
-                        self.mutate(callee.value.id, scope)
-                    elif type(callee.value) is ast.Attribute:
-                        self.program._mutated.add(callee.value.attr)
-            elif kind in KEPT:
+                if type(callee) is name:  # what is called is not mentioned by that
+                    flat.append(callee)
+                    calls.setdefault(callee.id, []).append((node, statement, scope))
+                elif type(callee) is attribute:
+                    flat.append(callee)
+                    stack.append(callee.value)
+                    calls.setdefault(callee.attr, []).append((node, statement, scope))
+                    if callee.attr in MUTATORS:
+                        if type(callee.value) is name:
+                            self.mutate(callee.value.id, scope)
+                        elif type(callee.value) is attribute:
+                            self.program._mutated.add(callee.value.attr)
+                else:
+                    stack.append(callee)
+                continue
+            if kind in KEPT:
                 flat.append(node)
                 if kind is ast.Lambda:
                     conditional = True

@@ -36,6 +36,7 @@ NETWORK = (
     "huggingface_hub.",
     "datasets.load_dataset",
     "torch.hub.",
+    "torch.utils.model_zoo.",
     "wandb.init",
     "wandb.login",
     "mlflow.",
@@ -46,9 +47,9 @@ NETWORK = (
     "socket.getaddrinfo",
 )
 NETWORK_ERRORS = re.compile(r"\.(exceptions?|errors?)\b|Error$")
-# Packages that open no address but for what `NETWORK` names, and two functions: most calls of a script are theirs.
+# Packages that open no address but for what `NETWORK` names, and these functions: most calls of a script are theirs.
 NO_ADDRESSES = ("torch.", "numpy.", "math.", "time.", "re.", "logging.", "sys.", "warnings.")
-ADDRESSES = frozenset({"numpy.loadtxt", "numpy.genfromtxt"})
+ADDRESSES = re.compile(r"numpy\..*(loadtxt|genfromtxt|DataSource)")
 URL = re.compile(r"^(https?|ftp|hf|s3|gs)://")
 DOWNLOADERS = frozenset(
     {"curl", "wget", "pip", "pip3", "uv", "conda", "apt", "apt-get", "hf", "huggingface-cli", "aws", "gsutil", "ssh"}
@@ -110,7 +111,7 @@ def _network(program: Program, call: ExternalCall) -> str | None:
         return None
     if call.name.startswith("builtins.") and call.name != "builtins.open":
         return None
-    if not call.node.args or (call.name.startswith(NO_ADDRESSES) and call.name not in ADDRESSES):
+    if not call.node.args or (call.name.startswith(NO_ADDRESSES) and not ADDRESSES.match(call.name)):
         return None
     first = program.constant(call.node.args[0], call.scope)
     return f"{call.name} reads {first}" if isinstance(first, str) and URL.match(first) else None

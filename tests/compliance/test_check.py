@@ -3,7 +3,9 @@ is a finding and no more."""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from harness.compliance import check
 from harness.compliance.code import Clock
 from harness.compliance.findings import Finding, Place, Source, Status
+from harness.compliance.program import Program
 from harness.compliance.unpack import Unpacked
 from harness.errors import InputError
 
@@ -52,6 +55,17 @@ def record(write: Write, folder: str, code: str = "print(1)\n") -> Path:
     write(f"{folder}/submission.json", "{}")
     write(f"{folder}/README.md", "# Mine\n")
     return write(f"{folder}/train_gpt.py", code).parent
+
+
+def test_nothing_of_a_target_is_kept_after_its_report(write):
+    """A tree or a value that is kept keeps the whole program, and slows down all that come after it."""
+    train = "import torch\nfor i in range(9):\n    torch.nn.Linear(1, 1)(i).backward()\n"
+    (target,) = check.find_targets([record(write, "a", train)])
+    gc.collect()
+    before = sum(isinstance(one, ast.AST | Program) for one in gc.get_objects())
+    assert check.check_target(target).findings
+    gc.collect()
+    assert sum(isinstance(one, ast.AST | Program) for one in gc.get_objects()) == before
 
 
 def test_each_step_has_its_say(write, steps) -> None:

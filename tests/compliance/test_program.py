@@ -179,6 +179,59 @@ def test_values_of_objects_go_through_calls_and_wrappers():
     assert isinstance(one.values(calls[0].func, run.scope)[0], Instance)
 
 
+def names_called(one, call):
+    return [function.short_name for function in one.callees(call, one.entry.scope)]
+
+
+def test_a_call_through_an_attribute_finds_the_function_however_it_came_there():
+    one = program(
+        """
+        import tools
+        def first(): pass
+        def second(): pass
+        def third(): pass
+        class Base:
+            kept = first
+            def run(self): pass
+        class Holder(Base):
+            def __init__(self): self.stored = second
+        holder = Holder()
+        holder.given = third
+        holder.run()
+        holder.stored()
+        holder.given()
+        Holder.kept()
+        tools.helper()
+        holder.cuda()()
+        holder.unknown()
+    """,
+        tools="def helper(): pass",
+    )
+    calls = [node for node, _, _ in one.live(one.entry.scope) if isinstance(node, ast.Call)]
+    found = {
+        ast.unparse(call.func): [function.short_name for function in one.callees(call, one.entry.scope)]
+        for call in calls
+    }
+    assert {name: functions for name, functions in found.items() if "." in name} == {
+        "holder.run": ["run"],
+        "holder.stored": ["second"],
+        "holder.given": ["third"],
+        "Holder.kept": ["first"],
+        "tools.helper": ["helper"],
+        "holder.cuda": [],
+        "holder.cuda()": [],
+        "holder.unknown": [],
+    }
+    bag = program("from types import SimpleNamespace as Bag\ndef f(): pass\nbag = Bag(step=f)\nbag.step()")
+    calls = [node for node, _, _ in bag.live(bag.entry.scope) if isinstance(node, ast.Call)]
+    assert [names_called(bag, call) for call in calls] == [[], ["f"]]
+
+
+def test_a_function_is_reached_though_its_name_was_bound_before():
+    one = program("import torch\ndef step(): pass\nstep = torch.compile(step)")
+    assert reached(one) == {"step"}
+
+
 def test_class_methods_are_given_their_class():
     text = """
     import os, sys

@@ -62,6 +62,10 @@ def trains(text):
         ("import subprocess\nsubprocess.run('git clone http://a', shell=True)", FLAG),
         ("import os\nrank = int(os.environ['RANK'])\nif rank == 0:\n    torch.hub.load('a', 'b')", FLAG),
         ("import pandas\npandas.read_parquet('hf://datasets/a')", FLAG),
+        ("import numpy as np\nnp.genfromtxt('https://a/b.csv')", FLAG),
+        ("import numpy as np\nnp.lib.npyio.DataSource().open('https://a/b')", FLAG),
+        ("from torch.utils.model_zoo import load_url\nload_url('https://a/b')", FLAG),
+        ("import torchvision\ntorchvision.datasets.utils.download_url('https://a/b')", FLAG),
         ("try:\n    import brotli\nexcept ImportError:\n    import os\n    os.system('pip install brotli')", HOLD),
         ("import os, requests\nif not os.path.exists('a'):\n    requests.get('http://a')", HOLD),
         ("import requests\ndef unused():\n    requests.get('http://a')", CLEAN),
@@ -241,6 +245,21 @@ def test_wallclock_cap(limit, environment, expected):
             FLAG,
         ),
         ("import os\nfor i in range(int(os.environ.get('TTT', '0'))):\n    f().backward()", CLEAN),
+        (  # the outer loop is the one that trains
+            "import time\nt = time.time()\nfor epoch in range(9):\n    for i in range(9):\n        f().backward()\n"
+            "    if time.time() - t > 590:\n        break",
+            CLEAN,
+        ),
+        (  # what is only defined in a loop does not run there
+            "import time\nt = time.time()\nsteps = []\nwhile time.time() - t < 9000:\n    def step(): f().backward()\n"
+            "    steps.append(step)\n",
+            CLEAN,
+        ),
+        (  # nor is a function's loop a part of the loop around its definition
+            "import time\nt = time.time()\nwhile time.time() - t < 590:\n    def train():\n        for i in range(9):\n"
+            "            f().backward()\ntrain()",
+            FLAG,
+        ),
         ("for row in range(9):\n    print(row)", CLEAN),
         (
             "import os, time\nSTOP = int(os.environ.get('FORCE_STOP_STEP', '4945'))\nt = time.time()\nstep = 0\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -31,6 +32,21 @@ def test_every_item_gets_its_answer_in_other_processes() -> None:
     pids = set(answers(lambda _: os.getpid(), range(20), processes=2).values())
     assert os.getpid() not in pids and 1 <= len(pids) <= 2
     assert answers(doubled, []) == {}
+
+
+class Ring:
+    def __init__(self) -> None:
+        self.ring, self.body = self, [{} for _ in range(100)]
+
+
+def rings(_: int) -> int:
+    """Leaves garbage that only a search finds; how much of it there is."""
+    Ring()
+    return sum(isinstance(one, Ring) for one in gc.get_objects())
+
+
+def test_garbage_does_not_pile_up_from_item_to_item() -> None:
+    assert set(answers(rings, range(6), processes=1).values()) == {1}
 
 
 def hostile(item: str) -> str:
