@@ -526,7 +526,7 @@ class Program:
         """The names under which something of the program may have a function of the program; None if any may do."""
         if any("SimpleNamespace" in module.source.text for module in self.modules.values()):
             return None
-        found = {*SAME_MODULE, *self._linked, *self._stores}
+        found = set(self._stores)
         for class_ in self.classes.values():
             found.update(class_.attributes, class_.scope.bindings)
         for module in self.modules.values():

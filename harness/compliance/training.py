@@ -83,7 +83,7 @@ def training_loops(program: Program) -> tuple[Loop, ...]:
     functions = training_functions(program)
     for call in program.other_calls:
         loop = program.outermost_loop(call.statement)
-        if loop not in training and loop and functions.intersection(program.callees(call.node, call.scope)):
+        if loop not in training and functions.intersection(program.callees(call.node, call.scope)):
             training.add(loop)
     loops = [one for one in program.live_of(*LOOPS) if one.node in training]
     loops.sort(key=lambda one: (one.node.lineno, one.node.col_offset))

@@ -141,7 +141,6 @@ def _work(
             except Exception as error:
                 answer = Fault(f"{type(error).__name__}: {error}")
             connection.send(answer)
-            del answer
             gc.collect()
     except (EOFError, ConnectionError):
         return

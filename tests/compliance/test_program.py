@@ -193,6 +193,7 @@ def test_a_call_through_an_attribute_finds_the_function_however_it_came_there():
         class Base:
             kept = first
             def run(self): pass
+            def forward(self): pass
         class Holder(Base):
             def __init__(self): self.stored = second
         holder = Holder()
@@ -202,10 +203,11 @@ def test_a_call_through_an_attribute_finds_the_function_however_it_came_there():
         holder.given()
         Holder.kept()
         tools.helper()
-        holder.cuda()()
+        tools.other()
+        Holder().cuda()
         holder.unknown()
     """,
-        tools="def helper(): pass",
+        tools="def helper(): pass\nother = helper",
     )
     calls = [node for node, _, _ in one.live(one.entry.scope) if isinstance(node, ast.Call)]
     found = {
@@ -218,8 +220,8 @@ def test_a_call_through_an_attribute_finds_the_function_however_it_came_there():
         "holder.given": ["third"],
         "Holder.kept": ["first"],
         "tools.helper": ["helper"],
-        "holder.cuda": [],
-        "holder.cuda()": [],
+        "tools.other": ["helper"],
+        "Holder().cuda": [],  # gives the model back, and does not run it
         "holder.unknown": [],
     }
     bag = program("from types import SimpleNamespace as Bag\ndef f(): pass\nbag = Bag(step=f)\nbag.step()")
@@ -230,6 +232,11 @@ def test_a_call_through_an_attribute_finds_the_function_however_it_came_there():
 def test_a_function_is_reached_though_its_name_was_bound_before():
     one = program("import torch\ndef step(): pass\nstep = torch.compile(step)")
     assert reached(one) == {"step"}
+
+
+def test_what_is_mentioned_under_another_name_or_in_a_keyword_is_reached():
+    text = "from tools import helper as h\ndef step(): pass\nprint(key=h, sep=step)"
+    assert reached(program(text, tools="def helper(): pass")) == {"step", "helper"}
 
 
 def test_class_methods_are_given_their_class():

@@ -273,6 +273,14 @@ def test_what_ends_the_training_loop(text, expected):
     assert status(check_clock, text) is expected
 
 
+def test_the_first_of_several_limits_is_the_one_that_is_shown():
+    first = "while time.time() - t < 900:\n    f().backward()\n"
+    second = "for i in range(9):\n    f().backward()\n    if time.time() - t > 700:\n        break\n"
+    for text, seconds in ((first + second, "900"), (second + first, "700")):
+        (finding,) = found(check_clock, f"import time\nt = time.time()\n{text}")
+        assert f"{seconds} s" in finding.message
+
+
 FUNCTIONAL = """
 import mlx.core as mx, mlx.nn as nn, time
 def chunked(batches, gradients_of):
