@@ -1620,11 +1620,7 @@ class Program:
                     self._live_block(statement.body, self.scope_of[statement], state, whole, found)
                 continue
             for child in heads(statement):
-                flat = None if whole else self._flat.get(child)
-                if flat is not None:
-                    if flat:
-                        found.append((flat, statement, state))
-                elif type(child) is ast.withitem:
+                if type(child) is ast.withitem:
                     for inner in children(child):
                         self._live_expression(inner, statement, scope, state, whole, found)
                 else:
