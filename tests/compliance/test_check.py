@@ -57,15 +57,18 @@ def record(write: Write, folder: str, code: str = "print(1)\n") -> Path:
     return write(f"{folder}/train_gpt.py", code).parent
 
 
+def trees_and_programs() -> int:
+    gc.collect()
+    return sum(issubclass(type(one), (ast.AST, Program)) for one in gc.get_objects())
+
+
 def test_nothing_of_a_target_is_kept_after_its_report(write):
     """A tree or a value that is kept keeps the whole program, and slows down all that come after it."""
     train = "import torch\nfor i in range(9):\n    torch.nn.Linear(1, 1)(i).backward()\n"
     (target,) = check.find_targets([record(write, "a", train)])
-    gc.collect()
-    before = sum(isinstance(one, ast.AST | Program) for one in gc.get_objects())
+    before = trees_and_programs()
     assert check.check_target(target).findings
-    gc.collect()
-    assert sum(isinstance(one, ast.AST | Program) for one in gc.get_objects()) == before
+    assert trees_and_programs() == before
 
 
 def test_each_step_has_its_say(write, steps) -> None:

@@ -42,7 +42,7 @@ class Ring:
 def rings(_: int) -> int:
     """Leaves garbage that only a search finds; how much of it there is."""
     Ring()
-    return sum(isinstance(one, Ring) for one in gc.get_objects())
+    return sum(type(one) is Ring for one in gc.get_objects())
 
 
 def test_garbage_does_not_pile_up_from_item_to_item() -> None:

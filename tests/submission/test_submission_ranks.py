@@ -101,8 +101,9 @@ def runs(pid: int) -> bool:
 
 
 def wait_for_orders(folder: Path, rank: Rank) -> None:
-    (folder / "new").write_text(str(os.getpid()))
-    (folder / "new").rename(folder / str(rank.number))
+    new = folder / f"new {rank.number}"  # whole where it is found under its own name
+    new.write_text(str(os.getpid()))
+    new.rename(folder / str(rank.number))
     time.sleep(600)
 
 
