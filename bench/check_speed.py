@@ -5,9 +5,10 @@
 The scripts are made here, of the shape that the contest's have: a model, an optimizer loop over train shards, helper
 functions that call each other, a sliding evaluation that carries loss into a score; a script of n kB repeats these with
 other names. `scripts_per_second` is for scripts of 50 kB, reading included, after imports, in the best of the rounds.
-`seconds_by_kilobytes` is one script in one process of those that `harness check` works with, the best of the rounds;
-`exponent` is the slope of log seconds over log size from 20 kB on: 1 is linear. With --folder, the scripts below a
-folder are timed too: all of them over all cores, and one by one in one such process."""
+`seconds_by_kilobytes` is one script in one process of those that `harness check` works with, the best of the rounds,
+without the search for garbage that follows each script there; `exponent` is the slope of log seconds over log size from
+20 kB on: 1 is linear. With --folder, the scripts below a folder are timed too: all of them over all cores, and one by
+one in one such process."""
 
 from __future__ import annotations
 

@@ -1713,9 +1713,6 @@ class Program:
                         elif kind is ast.Attribute:
                             if not several and self._names_reached.get(node.attr) is True:
                                 continue
-                        elif kind is ast.Call:
-                            if not several and type(node.func) is not ast.Name:
-                                continue
                         elif kind not in MENTIONS:  # but only listed
                             continue
                         found += self._mentioned(node, item.scope, state)

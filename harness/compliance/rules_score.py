@@ -66,7 +66,7 @@ def check_score(program: Program) -> Iterator[Finding]:
 def _printed(program: Program, node: ast.expr, scope: Scope) -> Iterator[Finding]:
     source = scope.module.source
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        written = WRITTEN_SCORE.search(node.value) if "." in node.value else None
+        written = WRITTEN_SCORE.search(node.value)
         if written and not REFERENCE.search(node.value) and node.value.count("\n") < 3:
             message = f"A score is printed that is written in the code: {written[0]}."
             yield Finding("constant-score", Status.FLAG, message, (program.place(node, source, "the score is text"),))
