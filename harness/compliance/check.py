@@ -15,7 +15,7 @@ from harness.compliance.inputs import METADATA, Kind, Target, read_targets
 from harness.compliance.memory import forget
 from harness.compliance.parsing import Unreadable
 from harness.compliance.program import load_program
-from harness.compliance.record_folder import check_record_folder
+from harness.compliance.record_folder import check_record_folder, claims_of
 from harness.compliance.unpack import Unpacked, unpack_target
 from harness.compliance.workers import Fault, run_all
 
@@ -67,6 +67,7 @@ def _checked(target: Target) -> Report:
     clock = clock_of(target)
     logs = _attempt("its logs", lambda: _log_texts(target), [], findings)
     reported = _reported(target)
+    claims = claims_of(target)
     followed = _attempt("what its code imports by a path", lambda: _followed(unpacked), set(), findings)
     runs = [run for run in unpacked.runs if not (run.imported and run.entry.path in followed)]
     readme = _readme(target) if len(runs) == 1 else None  # with several, each does a part of what it says
@@ -74,7 +75,7 @@ def _checked(target: Target) -> Report:
     found_by_run: list[list[Finding]] = []
     for run in runs:
         step = f"the code from {run.entry.name} on"
-        how = (run.environment, run.arguments, run.unknown, clock, readme, logs, reported, scores)
+        how = (run.environment, run.arguments, run.unknown, clock, readme, logs, reported, claims, scores)
         check = partial(check_code, unpacked.sources, run.entry, *how)
         found_by_run.append([one for one in _attempt(step, check, [], findings) if not _explained(one, unpacked)])
     findings += _of_all(found_by_run)

@@ -20,6 +20,7 @@ from harness.compliance.findings import Finding, Place, Source, Status
 from harness.compliance.flow import check_flow
 from harness.compliance.parsing import Unreadable
 from harness.compliance.program import GPU_ENVIRONMENT, Program, load_program
+from harness.compliance.record_folder import Claims
 from harness.compliance.rules_conduct import check_claims, check_seeds
 from harness.compliance.rules_limits import check_clock, check_size
 from harness.compliance.rules_readme import check_readme, titled_switches
@@ -72,18 +73,21 @@ def check_code(
     readme: Source | None = None,
     logs: Sequence[str] = (),
     reported: Collection[str] = (),
+    claims: Claims | None = None,
     scores: bool = False,
 ) -> list[Finding]:
     """The findings on the code that `entry` starts, with the variables and arguments of the documented run command.
     unknown: variables that it sets to something that cannot be read from it. clock: who ends its training. readme: what
     says what the code does, if something does. logs: the texts of the run's own logs; what they show of how it was
-    started beats what is documented. reported: the scores that the submission claims; of logs that disagree, those
-    that print one of them count. scores: whether it is expected to score, or may leave that to others."""
+    started beats what is documented. reported: the scores that the submission names; of logs that disagree, those
+    that print one of them count. claims: what it says of its score. scores: whether it is
+    expected to score, or may leave that to others."""
     try:
         program = load_program(sources, entry, environment, arguments, unknown)
         if logs:
             program = _as_logged(program, LogLines(logs, reported), sources, entry, environment, arguments, unknown)
             program.log_texts = tuple(logs)
+            program.claims = claims
     except Unreadable as error:
         return [_unreadable(entry, str(error))]
     findings = [_unreadable(source, error) for source, error in program.unreadable]

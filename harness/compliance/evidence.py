@@ -21,7 +21,9 @@ MAX_LINE = 300  # characters that are looked at
 MARK_AT_LEAST = 8  # characters of a printed text before what is put into it, so that it is told from others
 NAME = re.compile(r"\w*")  # a mark that is one may be anything, but for what follows it in the log
 NAMES_DEEP = 3  # assignments between a test and the variable that it comes from
-STAMP = re.compile(r"^(?:\[[^\]\n]{1,40}\]:?\s*|\d{1,7}[:|]\s*(?=\D)|\d{4}-\d\d-\d\d[T ][\d:.,+Z]+\s*)+")
+STAMP = re.compile(
+    r"^(?:\[[^\]\n]{1,40}\]:?\s*|\d{1,7}[:|]\s*(?=\D)|\d{4}-\d\d-\d\d[T ][\d:.,+Z]+\s*|\d{10}\.\d{1,9}\s+)+"
+)
 SETTING = re.compile(  # name=1, name: True, and as JSON has it
     r"(?<![\w.])([A-Za-z_]\w*)[\"']?\s*[:=]\s*([Tt]rue|[Ff]alse|-?\d[\d_]*(?:\.\d+)?(?:e-?\d+)?)(?=[\s,;)}\]]|$)"
 )
@@ -56,7 +58,7 @@ class LogLines:
         """A line that a text with values in it could have made."""
         parts = template.split(GAP)
         words = max(parts, key=len)
-        return next((line for line in self.sorted if words in line and _between(parts, line) is not None), None)
+        return next((line for line in self.sorted if words in line and between(parts, line) is not None), None)
 
     def holds(self, mark: str) -> bool:
         """Whether a line has a mark in it, with a value behind it: in source that a log begins with, it has none."""
@@ -76,7 +78,7 @@ class LogLines:
         return {name: next(iter(one)) for found in (values, scored) for name, one in found.items() if len(one) == 1}
 
 
-def _between(parts: Sequence[str], line: str) -> list[str] | None:
+def between(parts: Sequence[str], line: str) -> list[str] | None:
     """What stands in a line between the parts of a text, if it begins with them. Each part is taken where it is found
     first: trying every place would take for ever on a line made for that."""
     if not line.startswith(parts[0]):
@@ -411,7 +413,7 @@ def printed_settings(program: Program, lines: LogLines) -> dict[str, str]:
             parts = text.split(GAP)
             printed = [one.value for one in node.args[0].values if isinstance(one, ast.FormattedValue)]
             for line in lines.beginning(parts[0]):
-                for one, value in zip(printed, _between(parts, line) or (), strict=False):
+                for one, value in zip(printed, between(parts, line) or (), strict=False):
                     if value in ("True", "False") and isinstance(one, ast.Name | ast.Attribute):
                         found.setdefault(_last(one), set()).add(value)
     return {name: next(iter(values)) for name, values in found.items() if len(values) == 1}

@@ -23,6 +23,7 @@ from harness.compliance.flow_values import (
     Value,
 )
 from harness.compliance.logs import calibrated_until
+from harness.compliance.reported import reported
 
 STEPS_AT_MOST = 12
 TRAIN_SECONDS = 600
@@ -39,16 +40,42 @@ def check_flow(program) -> list[Finding]:
         order = Order(engine.root, engine.real)
     except (TooMuch, RecursionError):
         return [_hold(program, f"{program.entry.source.name} is too large to follow its tokens: read it")]
-    findings = []
-    findings += target_keyed(program, order)
-    findings += target_gate(program, engine, order)
-    findings += out_of_order(program, order)
+    findings = on_scores(program, engine, order)
+    if findings:
+        findings = _as_reported(program, engine, order, findings)
     findings += calibration(program, order, trained_again=_trains_on_val(findings))
     findings += not_followed(program, order)
     program.idle = not order.updates and not order.scores
     if not order.complete:
         findings.append(_hold(program, f"{program.entry.source.name} has too many paths to follow its tokens: read it"))
     return findings
+
+
+def on_scores(program, engine: Engine, order: Order) -> list[Finding]:
+    """What depends on how tokens are scored."""
+    return [*target_keyed(program, order), *target_gate(program, engine, order), *out_of_order(program, order)]
+
+
+def _as_reported(program, engine: Engine, every: Order, findings: list[Finding]) -> list[Finding]:
+    """What remains of findings where the logs tell which of several scores is the one that is claimed. Violations that
+    are shown for another score only are questions: logs are the author's word. Nothing remains of what was recognised
+    or asked for another score."""
+    found = reported(list(engine.prints.values()), program.log_texts, program.claims)
+    if found is None:
+        return findings
+    steps = [every.printed_at[one] for one in found.prints if one in every.printed_at]
+    order = Order(engine.root, engine.real, found.sums | engine.direct, max(steps, default=None))
+    if not order.scores:
+        return findings
+    kept = on_scores(program, engine, order)
+    known = {finding.check for finding in kept if finding.status is Status.FLAG}
+    first = found.prints[0]
+    claimed = place(program, first.node, first.module, "by the logs, the score that is claimed is printed here")
+    for finding in findings:
+        if finding.status is Status.FLAG and finding.check not in known:
+            message = f"by the logs not in the score that is claimed, see which one counts: {finding.message}"
+            kept.append(Finding(finding.check, Status.HOLD, message, (*finding.flow, claimed)))
+    return kept
 
 
 def _trains_on_val(findings: Sequence[Finding]) -> bool:
@@ -188,10 +215,11 @@ def out_of_order(program, order: Order) -> list[Finding]:
             findings.setdefault(check, Finding(check, Status.FLAG, message, flow))
     # A second pass later on does not change how the first one was made; weights that knew the tokens before it do.
     bad = {pair.before.node for pair in order.pairs.values() if not pair.again or pair.turn is not None}
+    again = {pair.before.node for pair in order.pairs.values() if pair.again}
     legal = [
         (scored, update)
-        for node, (scored, update) in order.legal.items()
-        if node not in bad and scored.node not in learned_first
+        for node, (scored, update, counted) in order.legal.items()
+        if (counted or node in again) and node not in bad and scored.node not in learned_first
     ]
     if legal:
         scored, update = legal[0]

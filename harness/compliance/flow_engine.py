@@ -16,6 +16,7 @@ import sys
 from dataclasses import dataclass
 
 from harness.compliance import flow_calls
+from harness.compliance.evidence import GAP
 from harness.compliance.flow_gates import differences, mixing_weights, operands_of, sliced
 from harness.compliance.flow_values import (
     ABSENT,
@@ -59,6 +60,7 @@ from harness.compliance.flow_values import (
     Block,
     Event,
     Object,
+    Print,
     Step,
     Value,
     flat,
@@ -66,6 +68,7 @@ from harness.compliance.flow_values import (
     join_all,
     later,
     loops_of,
+    sums_of,
     tagged,
     united,
 )
@@ -152,6 +155,8 @@ class Engine:
         self.stored: list[Object] = []
         self.module_scopes: dict[object, Scope] = {}
         self.real: set[ast.AST] = set()
+        self.direct: set[ast.AST] = set()  # of these, those that nothing was added up in
+        self.prints: dict[tuple[ast.JoinedStr, str], Print] = {}  # texts with scores in them
         self.first_seen: dict[object, int] = {}
         self.turn = 0
         self.ranked = 0
@@ -189,6 +194,7 @@ class Engine:
                 self.stored.clear()
                 self.gates.clear()
                 self.native.clear()
+                self.prints.clear()
                 for ref in self.heap.values():  # what the next turn of a loop sees was scored by then
                     element = ref.element
                     if element is not None and (element.items or element.labels & SECRET):
@@ -982,16 +988,28 @@ class Engine:
         return self.lookup(node.id, scope)
 
     def eval_JoinedStr(self, node, scope):
-        labels, whole, text = 0, True, ""
+        labels, whole, text, printed = 0, True, "", ""
+        gaps: list[set[ast.AST]] = []
         for part in node.values:
             if isinstance(part, ast.FormattedValue):
                 value = self.evaluate(part.value, scope)
                 labels |= value.labels & NAMES
                 whole = whole and isinstance(value.constant, (str, int))
                 text += str(value.constant) if whole else ""
+                if isinstance(value.constant, str):
+                    printed += value.constant
+                else:
+                    printed += GAP
+                    gaps.append(sums_of(self.content(value)))
             elif isinstance(part, ast.Constant):
                 labels |= name_labels(str(part.value))
                 text += str(part.value)
+                printed += str(part.value)
+        if any(gaps):
+            known = self.prints.setdefault((node, printed), Print(node, scope.module, printed, [set() for _ in gaps]))
+            for sums, more in zip(known.sums, gaps, strict=True):
+                sums |= more
+            self.emit("printed", node, scope, EMPTY, (known,))
         return Value(labels, constant=text if whole else UNKNOWN)
 
     def eval_Tuple(self, node, scope):
@@ -1234,11 +1252,12 @@ class Engine:
             per_byte = isinstance(op, ast.Div) and by is other and by.labels & BYTES
             if not (bits or per_byte) or not value.labels & (LOSS | COUNTS | VAL):
                 continue
-            sums = [tag[1] for tag in value.tags if type(tag) is tuple and tag[0] == "sum"]
-            self.real.update(sums)
+            sums = sums_of(value)
+            self.real |= sums
             if bits and value.labels & VAL and value.labels & (LOSS | COUNTS) and not sums:
                 self.emit("score", node, scope, value)
                 self.real.add(node)
+                self.direct.add(node)
             elif value.labels & VAL and value.labels & (COUNTS | GATED):
                 self.emit("mixed", node, scope, value)
 

@@ -4,9 +4,10 @@ validation tokens, and then validation tokens were scored with it"."""
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from harness.compliance.flow_values import CATCHING_UP, GRADIENT, LOSS, TRAIN, VAL, Block, Event, Object
+from harness.compliance.flow_values import CATCHING_UP, GRADIENT, LOSS, TRAIN, VAL, Block, Event, Object, Print, sums_of
 
 EVENTS_AT_MOST = 100_000
 
@@ -15,13 +16,14 @@ EVENTS_AT_MOST = 100_000
 class State:
     """At one point of a run. dirty: weights that were changed with validation tokens, and by what. tables: the same for
     tables. later: what becomes dirty when the current turn of the loop is over. trained: the last update with train
-    tokens. scored: what validation tokens were scored with, where, and in which loops."""
+    tokens. scored: what validation tokens were scored with, and whether for a score that is judged; where, and in which
+    loops."""
 
     dirty: dict[Object, Event] = field(default_factory=dict)
     tables: dict[Object, Event] = field(default_factory=dict)
     later: dict[Object, Event] = field(default_factory=dict)
     trained: Event | None = None
-    scored: dict[Object, tuple[Event, tuple]] = field(default_factory=dict)
+    scored: dict[tuple[Object, bool], tuple[Event, tuple]] = field(default_factory=dict)
     roots: set[Object] = field(default_factory=set)  # weights that were trained on train tokens
 
     def copy(self) -> State:
@@ -53,13 +55,24 @@ class Pair:
 
 
 class Order:
-    """Goes through the events. pairs: what is wrong. legal: updates on validation tokens that were scored first.
-    updates, scores: all of them that concern shards."""
+    """Goes through the events. pairs: what is wrong. legal: updates on validation tokens that were scored first, and
+    whether for a score that is judged. updates, scores: all of them that concern shards. counted, until: the scores
+    that are judged, if not all are, and the step after which none is; of the others it only matters what was learned
+    after them. printed_at: the last step, outside of loops, at which each text with scores was made."""
 
-    def __init__(self, root: Block, real: set[ast.AST]) -> None:
+    def __init__(
+        self,
+        root: Block,
+        real: set[ast.AST],
+        counted: Collection[ast.AST] | None = None,
+        until: int | None = None,
+    ) -> None:
         self.real = real
+        self.counted = counted
+        self.until = until
+        self.printed_at: dict[Print, int] = {}
         self.pairs: dict[tuple, Pair] = {}
-        self.legal: dict[ast.AST, tuple[Event, Event]] = {}
+        self.legal: dict[ast.AST, tuple[Event, Event, bool]] = {}
         self.calibrated: dict[ast.AST, tuple[Event, Event | None, tuple]] = {}
         self.updates: list[Event] = []
         self.scores: list[Event] = []
@@ -163,9 +176,10 @@ class Order:
         for one in event.objects:
             root = one.root
             used = [root, *(tag.root for tag in event.value.tags if isinstance(tag, Object))]
-            for scored, loops in (state.scored[one] for one in used if one in state.scored):
-                if self.first_scored(scored, loops, event):
-                    self.legal.setdefault(event.node, (scored, event))
+            for one, counted in ((one, counted) for counted in (True, False) for one in used):
+                scored, loops = state.scored.get((one, counted), (None, ()))
+                if scored is not None and self.first_scored(scored, loops, event):
+                    self.legal.setdefault(event.node, (scored, event, counted))
                     break
             if event.first & VAL:
                 state.dirty.setdefault(root, event)
@@ -190,7 +204,8 @@ class Order:
         labels = event.value.labels
         if not labels & VAL or (self.real and event.node not in self.real):
             return
-        if not self.turns and id(event) not in self.seen:
+        counted = self.is_counted(event)
+        if counted and not self.turns and id(event) not in self.seen:
             self.seen.add(id(event))
             self.scores.append(event)
         turn = self.turns[-1] if self.turns else None
@@ -202,18 +217,28 @@ class Order:
                 continue
             root = tag.root
             update = state.dirty.get(root)
-            if update is not None and not disjoint(update, event):
+            if counted and update is not None and not disjoint(update, event):
                 again = update.node in self.legal or turn is not None
                 key = (update.node, event.node)
                 if key not in self.pairs:
                     self.pairs[key] = Pair(update, event, root, again, turn)
-            state.scored[root] = (event, tuple(self.loops))
-        if labels & GRADIENT and event.first & GRADIENT and labels & LOSS and turn is None:
+            state.scored[root, counted] = (event, tuple(self.loops))
+        if counted and labels & GRADIENT and event.first & GRADIENT and labels & LOSS and turn is None:
             self.pairs.setdefault((event.node, event.node), Pair(event, event, Object(0, "gradient"), False))
 
+    def is_counted(self, event: Event) -> bool:
+        """Whether a score is judged; one that was mixed, by what it was made of."""
+        if self.until is not None and self.count > self.until:
+            return False
+        return self.counted is None or not self.counted.isdisjoint(sums_of(event.value) | {event.node})
+
     def mixed(self, event: Event, state: State) -> None:
-        if not self.turns:
+        if self.is_counted(event) and not self.turns:
             self.scores.append(event)
+
+    def printed(self, event: Event, state: State) -> None:
+        if not self.loops:
+            self.printed_at.update(dict.fromkeys(event.objects, self.count))
 
     def limit(self, event: Event, state: State) -> None:
         if not self.turns:

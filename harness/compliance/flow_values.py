@@ -241,6 +241,11 @@ def loops_of(value: Value) -> frozenset:
     return frozenset([tag for tag in value.tags if type(tag) is tuple and tag[0] == "loop"])
 
 
+def sums_of(value: Value) -> set[ast.AST]:
+    """The accumulators that a value was made of."""
+    return {tag[1] for tag in value.tags if type(tag) is tuple and tag[0] == "sum"}
+
+
 def united(first: frozenset, second: frozenset) -> frozenset:
     if not second or first is second:
         return first
@@ -266,7 +271,8 @@ def later(first: Value, second: Value) -> Step | None:
 @dataclass(eq=False, slots=True)
 class Event:
     """kind: update, score, read, write, fresh (tables are made anew, or emptied), snapshot, load, mix, calibrate, mixed
-    (counts that reach the score), limit (time is compared with a number). objects: the state it concerns. sources: of a
+    (counts that reach the score), limit (time is compared with a number), printed (a text with scores in it is made).
+    objects: the state it concerns, or the text. sources: of a
     load, the objects that the new state comes from, or None if it cannot be told. first: the labels that the value had
     the first time through the program; those that it gained later come from an earlier turn of a loop."""
 
@@ -291,3 +297,14 @@ class Block:
     children: list = field(default_factory=list)
     ends: str = ""
     gone: frozenset = NONE
+
+
+@dataclass(eq=False, slots=True)
+class Print:
+    """A text that is printed with scores in it, as its values make it in one context. text: its words, with gaps for
+    the values that are not known; sums: of each gap, the accumulators that its value was made of."""
+
+    node: ast.JoinedStr
+    module: object
+    text: str
+    sums: list[set[ast.AST]]

@@ -442,6 +442,7 @@ class Program:
         self.unknown = RANK_VARIABLES | set(unknown)  # variables that are set, but not to what
         self.logged: frozenset[str] = frozenset()  # variables of the environment that only logs tell of
         self.log_texts: tuple[str, ...] = ()  # of runs of this program
+        self.claims: object = None  # what its submission says of its score
         self.idle = False  # whether its tokens were followed, and it neither trains nor scores
         self.arguments = tuple(arguments)
         self.modules: dict[str, Module] = {}

@@ -196,6 +196,12 @@ def read_record_folder(target: Target, findings: list[Finding]) -> RecordFolder:
     return RecordFolder(claims, tuple(runs), tuple(distinct.values()), text)
 
 
+def claims_of(target: Target) -> Claims | None:
+    """What the submission.json of a record folder says; of one that cannot be read it is said where the folder is
+    checked."""
+    return _read_claims(target, []) if target.kind is Kind.RECORD else None
+
+
 # submission.json
 
 
@@ -371,7 +377,7 @@ class _Checker:
         if fitting or self.claims.bpb is None:
             return fitting or self.complete
         for runs in (self.complete, self.replicates()):
-            if len(runs) > 1 and _fits(self.claims.bpb, _mean(runs), 6):
+            if len(runs) > 1 and fits(self.claims.bpb, _mean(runs), 6):
                 return runs
         return tuple(run for run in self.complete if _fits_run(self.claims.bpb, run)) or self.complete
 
@@ -545,13 +551,13 @@ class _Checker:
         of_seeds = [claim.bpb for claim in self.claims.seeds if claim.bpb is not None]
         if len(of_seeds) > 1:
             mean = statistics.fmean(of_seeds)
-            if _fits(bpb, mean, min(claim.digits for claim in of_seeds)):
+            if fits(bpb, mean, min(claim.digits for claim in of_seeds)):
                 return
             message = f"{path}: val_bpb is {bpb}, the mean of its {len(of_seeds)} seeds {mean:.6f}"
             status = Status.FLAG if bpb < mean else Status.HOLD
             yield _finding("record-logs", status, message, path)
             return
-        if any(_fits(bpb, _mean(runs), 6) for runs in self.groups()):
+        if any(fits(bpb, _mean(runs), 6) for runs in self.groups()):
             return
         single = [run for run in self.complete if _fits_run(bpb, run)]
         if single:
@@ -816,14 +822,14 @@ def significance_of(scores_bpb: Sequence[float], baseline: Significance) -> Sign
 # Numbers as they are written
 
 
-def _fits(claim: Number, value: float, digits: int) -> bool:
+def fits(claim: Number, value: float, digits: int) -> bool:
     """Whether a claimed number can be `value`, itself of so many digits, rounded or cut at the claim's digits."""
     return abs(claim - value) <= 1.01 * 10.0**-claim.digits + 0.51 * 10.0**-digits
 
 
 def _fits_run(claim: Number, run: Run) -> bool:
     """Whether a claimed score is one of the final scores of a run."""
-    return any(_fits(claim, one.bpb, one.digits) for one in run.finals)
+    return any(fits(claim, one.bpb, one.digits) for one in run.finals)
 
 
 def _agree(number: Number, value: float) -> bool:
