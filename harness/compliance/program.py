@@ -491,7 +491,25 @@ class Program:
         self.entry = next(iter(self.modules.values()))
         for module in self.modules.values():
             module.runs_as_main = module.source.path == entry.path
+        self._name_packed()
         self._explore()
+
+    def _name_packed(self) -> None:
+        """What is packed in a file is what other modules import by the file's name, if the file itself defines
+        nothing."""
+        packed: dict[str, list[Module]] = {}
+        for module in self.modules.values():
+            if module.source.layers and not module.runs_as_main:
+                packed.setdefault(module_name(Source(module.source.path, "")), []).append(module)
+        for name, layers in packed.items():
+            file = self.modules.get(name)
+            deepest = max(len(one.source.layers) for one in layers)
+            inner = [one for one in layers if _defines(one)]
+            inner = inner or [one for one in layers if len(one.source.layers) == deepest]
+            if len(inner) == 1 and file is not None and not file.source.layers and not _defines(file):
+                only = inner[0]
+                self.modules[name], self.modules[only.name] = only, file
+                file.name, only.name = only.name, name
 
     # -- what callers ask ------------------------------------------------------------------------------------------
 
@@ -2139,6 +2157,11 @@ def module_name(source: Source) -> str:
     exclamation marks."""
     path = source.path.removesuffix(".py").strip("/").replace("/", ".")
     return "!".join((path.removesuffix(".__init__") or "module", *source.layers))
+
+
+def _defines(module: Module) -> bool:
+    """Whether functions or classes are defined at a module's top."""
+    return any(isinstance(one, (*FUNCTIONS, ast.ClassDef)) for one in module.tree.body)
 
 
 def imported_names(node: ast.Import | ast.ImportFrom) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import bz2
 import codecs
@@ -19,6 +20,7 @@ import pytest
 from harness.compliance import unpack as unpacking
 from harness.compliance.findings import Finding, Source, Status
 from harness.compliance.inputs import read_target
+from harness.compliance.program import load_program
 from harness.compliance.unpack import MAX_BYTES, unpack, unpack_target
 
 INNER = "import os\n\n\ndef hidden():\n    return os.sep\n\n\nhidden()\n"
@@ -315,3 +317,63 @@ def test_nothing_is_executed(tmp_path: Path) -> None:
     text = f"open({str(trace)!r}, 'w').write('x')\nexec(\"open({str(trace)!r}, 'w')\")\nimport this_is_no_module"
     packed(text)
     assert not trace.exists()
+
+
+MEMORY = """
+import numpy as np
+LIMIT = 7
+class Memory:
+    def first(self, x):
+        return x + LIMIT
+"""
+
+
+def wrapped(code: str, times: int = 1) -> str:
+    for _ in range(times):
+        data = base64.b85encode(lzma.compress(code.encode())).decode()
+        code = f"import lzma, base64\n_text = lzma.decompress(base64.b85decode({data!r})).decode()\nexec(_text)\n"
+    return code
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from memory import Memory\nMemory().first(1)",
+        "import memory\nmemory.Memory().first(1)",
+        "from memory import *\nMemory().first(1)",
+    ],
+)
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_what_is_packed_in_a_module_is_what_others_import_from_it(start, times, tmp_path) -> None:
+    (tmp_path / "train_gpt.py").write_text(start + "\n")
+    (tmp_path / "memory.py").write_text(wrapped(MEMORY, times))
+    (tmp_path / "submission.json").write_text("{}")
+    found = unpack_target(read_target(tmp_path))
+    run = next(one for one in found.runs if one.entry.path == "train_gpt.py")
+    program = load_program(found.sources, run.entry, {}, [])
+    assert {one.name.rpartition(".")[2] for one in program.reached} >= {"first"}
+    call = next(one.node for one in program.live_of(ast.Call) if isinstance(one.node.func, ast.Attribute))
+    assert [one.name.rpartition(".")[2] for one in program.callees(call, program.entry.scope)] == ["first"]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_numbers_that_are_packed_in_a_module_are_known(times, tmp_path) -> None:
+    (tmp_path / "train_gpt.py").write_text("import limits\nprint(limits.LIMIT)\n")
+    (tmp_path / "limits.py").write_text(wrapped("LIMIT = 7\n", times))
+    (tmp_path / "submission.json").write_text("{}")
+    found = unpack_target(read_target(tmp_path))
+    run = next(one for one in found.runs if one.entry.path == "train_gpt.py")
+    program = load_program(found.sources, run.entry, {}, [])
+    call = next(one.node for one in program.live_of(ast.Call))
+    assert program.constant(call.args[0], program.entry.scope) == 7
+
+
+def test_what_is_packed_in_a_module_that_defines_more_is_a_part_of_it_only(tmp_path) -> None:
+    """Which of both an import means is not known, so nothing is taken for it."""
+    (tmp_path / "train_gpt.py").write_text("import memory\nmemory.Memory().first(1)\n")
+    (tmp_path / "memory.py").write_text(wrapped(MEMORY) + "class Memory:\n    pass\n")
+    (tmp_path / "submission.json").write_text("{}")
+    found = unpack_target(read_target(tmp_path))
+    run = next(one for one in found.runs if one.entry.path == "train_gpt.py")
+    program = load_program(found.sources, run.entry, {}, [])
+    assert program.modules["memory"].source.layers == ()
