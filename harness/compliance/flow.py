@@ -64,11 +64,11 @@ def _as_reported(program, engine: Engine, every: Order, findings: list[Finding])
     if found is None:
         return findings
     steps = [every.printed_at[one] for one in found.prints if one in every.printed_at]
-    order = Order(engine.root, engine.real, found.sums | engine.direct, max(steps, default=None))
+    order = Order(engine.root, engine.real, found.sums, max(steps, default=None))
     if not order.scores:
         return findings
     kept = on_scores(program, engine, order)
-    known = {finding.check for finding in kept if finding.status is Status.FLAG}
+    known = {finding.check for finding in kept}
     first = found.prints[0]
     claimed = place(program, first.node, first.module, "by the logs, the score that is claimed is printed here")
     for finding in findings:

@@ -155,7 +155,6 @@ class Engine:
         self.stored: list[Object] = []
         self.module_scopes: dict[object, Scope] = {}
         self.real: set[ast.AST] = set()
-        self.direct: set[ast.AST] = set()  # of these, those that nothing was added up in
         self.prints: dict[tuple[ast.JoinedStr, str], Print] = {}  # texts with scores in them
         self.first_seen: dict[object, int] = {}
         self.turn = 0
@@ -194,7 +193,6 @@ class Engine:
                 self.stored.clear()
                 self.gates.clear()
                 self.native.clear()
-                self.prints.clear()
                 for ref in self.heap.values():  # what the next turn of a loop sees was scored by then
                     element = ref.element
                     if element is not None and (element.items or element.labels & SECRET):
@@ -1257,7 +1255,6 @@ class Engine:
             if bits and value.labels & VAL and value.labels & (LOSS | COUNTS) and not sums:
                 self.emit("score", node, scope, value)
                 self.real.add(node)
-                self.direct.add(node)
             elif value.labels & VAL and value.labels & (COUNTS | GATED):
                 self.emit("mixed", node, scope, value)
 

@@ -499,14 +499,14 @@ class Program:
         nothing."""
         packed: dict[str, list[Module]] = {}
         for module in self.modules.values():
-            if module.source.layers and not module.runs_as_main:
+            if module.source.layers:
                 packed.setdefault(module_name(Source(module.source.path, "")), []).append(module)
         for name, layers in packed.items():
             file = self.modules.get(name)
             deepest = max(len(one.source.layers) for one in layers)
             inner = [one for one in layers if _defines(one)]
             inner = inner or [one for one in layers if len(one.source.layers) == deepest]
-            if len(inner) == 1 and file is not None and not file.source.layers and not _defines(file):
+            if len(inner) == 1 and file is not None and not _defines(file):
                 only = inner[0]
                 self.modules[name], self.modules[only.name] = only, file
                 file.name, only.name = only.name, name

@@ -75,7 +75,7 @@ def _is_claimed(values: Sequence[str], claims: Claims) -> bool:
     mean."""
     numbers = [Number.of(one) for one in values if NUMBER.fullmatch(one)]
     seeds = [one.bpb for one in claims.seeds if one.bpb is not None]
-    if len(seeds) > 1 and all(any(_is(seed, one, one.digits) for one in numbers) for seed in seeds):
+    if seeds and all(any(_is(seed, one, one.digits) for one in numbers) for seed in seeds):
         return True
     if claims.bpb is None:
         return False

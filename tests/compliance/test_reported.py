@@ -16,12 +16,14 @@ from harness.compliance.inputs import read_target
 from harness.compliance.record_folder import Claims, Number, SeedClaim, claims_of
 from harness.compliance.reported import reported
 from tests.compliance.folders import folder
+from tests.compliance.test_flow import HASHED_NUMPY, HEAD, PLAIN, SLOT_BY_HAND, TAIL
+from tests.compliance.test_target_gate import BYTES
 
-PLAIN, ADAPTED = ast.Constant(1), ast.Constant(2)
+ONE_SUM, OTHER_SUM = ast.Constant(1), ast.Constant(2)
 TOKEN_CHECKS = {"target-keyed-cache", "trains-on-val", "two-pass-rescoring", "score-first-ttt", "slot", "target-gate"}
 
 
-def prints(*texts: str, sums: object = PLAIN) -> list[Print]:
+def prints(*texts: str, sums: object = ONE_SUM) -> list[Print]:
     """Prints whose every value was made of one accumulator; none of them was followed if it is None."""
     known = set() if sums is None else {sums}
     return [Print(ast.JoinedStr([]), None, one, [set(known) for _ in range(one.count(GAP))]) for one in texts]
@@ -69,6 +71,9 @@ EXACT = LINE.replace("1.1190", "1.11900566")
         (f"\nnow\nval_bpb:{GAP}\n", ["now", "val_bpb:1.1190"], ["1.1190"], True),
         (f"{GAP} {GAP}", ["bpb 1.1190"], ["1.1190"], False),  # no words to tell it by
         (f"bits per byte {GAP}", ["bits per byte 1.1190 or so"], ["1.1190"], True),
+        (f"loss {GAP}", ["loss 1.1190"], ["1.1190"], False),  # nobody claims a loss as a score
+        (PLAIN_TEXT, [LINE], ["1.11900"], False),
+        (PLAIN_TEXT, [LINE], ["1.2", "1.1190"], True),  # of the only seed
     ],
 )
 def test_a_claim_is_found_in_the_line_that_a_text_makes(text, logs, claimed, found) -> None:
@@ -77,14 +82,14 @@ def test_a_claim_is_found_in_the_line_that_a_text_makes(text, logs, claimed, fou
     assert (told is not None) == found
     if told is not None:
         assert told.prints == tuple(every)
-        assert told.sums == {PLAIN}
+        assert told.sums == {ONE_SUM}
 
 
 def test_a_claim_may_be_in_several_lines() -> None:
-    every = prints(PLAIN_TEXT) + prints(f"again val_bpb:{GAP}", sums=ADAPTED) + prints(f"other val_bpb:{GAP}")
+    every = prints(PLAIN_TEXT) + prints(f"again val_bpb:{GAP}", sums=OTHER_SUM) + prints(f"other val_bpb:{GAP}")
     told = reported(every, [f"{LINE}\nagain val_bpb:1.11903\nother val_bpb:1.2"], claims("1.1190"))
     assert told is not None
-    assert told.sums == {PLAIN, ADAPTED}
+    assert told.sums == {ONE_SUM, OTHER_SUM}
     assert told.prints == tuple(every[:2])
 
 
@@ -188,6 +193,109 @@ def test_what_is_judged_is_the_score_that_is_claimed(what, claimed, flagged, hel
         if one.check in held:
             assert "by the logs" in one.message
             assert "val_bpb" in one.flow[-1].text
+
+
+LEARNED_BEFORE_EACH_PRINT = """    bpb = score(net, val)
+    for turn in range(2):
+        print(f"turn {turn} val_bpb:{bpb:.4f}")
+        learn(net, val, optimizer)
+        bpb = score(net, val)
+"""
+SAID_TWICE = """    first = score(net, val)
+    print(f"plain val_bpb:{first:.4f}")
+    learn(net, val, optimizer)
+    second = score(net, val)
+    print(f"after learning val_bpb:{second:.4f}")
+    print(f"final val_bpb:{first:.4f}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "lines", "flagged"),
+    [
+        # what is printed in a turn was scored in the one before
+        (LEARNED_BEFORE_EACH_PRINT, "turn 0 val_bpb:1.2000\nturn 1 val_bpb:1.1000\n", {"trains-on-val"}),
+        (
+            LEARNED_BEFORE_EACH_PRINT.replace("for turn in range(2):", "turn = -1\n    while (turn := turn + 1) < 2:"),
+            "turn 0 val_bpb:1.2000\nturn 1 val_bpb:1.1000\n",
+            {"trains-on-val"},
+        ),
+        # the claim stands before and after: which of both is claimed is not known
+        (SAID_TWICE, "plain val_bpb:1.1000\nafter learning val_bpb:0.9\nfinal val_bpb:1.1000\n", {"trains-on-val"}),
+        (SAID_TWICE, "plain val_bpb:1.1000\nafter learning val_bpb:0.9\n", set()),
+    ],
+)
+def test_what_is_scored_after_the_claim_was_printed_is_not_it(what, lines, flagged) -> None:
+    assert flags_of(SCRIPT + what, lines, "1.1000") == flagged
+
+
+def flags_of(text: str, log: str, claimed: str, status: Status = Status.FLAG) -> set[str]:
+    entry = Source("train_gpt.py", text + "\nmain()\n")
+    found = check_code([entry], entry, {}, [], clock=Clock.REFEREE, logs=[log], claims=claims(claimed))
+    return {one.check for one in found if one.status is status and one.check in TOKEN_CHECKS}
+
+
+TWO_SUMS = """
+def score_twice_and_learn(net, tokens, optimizer):
+    total, margin, count = 0.0, 0.0, 0
+    for start in range(0, tokens.numel() - 513, 512):
+        x, y = tokens[start : start + 512], tokens[start + 1 : start + 513]
+        with torch.no_grad():
+            loss = F.cross_entropy(net(x), y).item()
+            total += loss
+            margin += loss
+        count += 1
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    print(f"margin bpb:{margin / count / math.log(2.0):.4f}")
+    return total / count / math.log(2.0)
+
+def main():"""
+
+
+@pytest.mark.parametrize("claimed", ["1.1900", "1.3000"])
+def test_of_two_sums_over_a_chunk_the_claimed_one_was_scored_first(claimed) -> None:
+    text = SCRIPT.replace("def main():", TWO_SUMS.lstrip("\n"))
+    text += THEN_LEGAL.replace("score_and_learn", "score_twice_and_learn")
+    assert flags_of(text, "margin bpb:1.3000\nlegal val_bpb:1.1900\n", claimed, Status.CLEAN) == {"score-first-ttt"}
+
+
+def test_a_claim_that_no_score_was_made_for_changes_nothing() -> None:
+    """The sum behind it becomes no bits per byte, so that it is no score as far as the program can tell."""
+    sums = """
+def losses(net, tokens):
+    total = 0.0
+    for start in range(0, tokens.numel() - 513, 512):
+        total += F.cross_entropy(net(tokens[start : start + 512]), tokens[start + 1 : start + 513]).item()
+    return total
+
+def main():"""
+    text = SCRIPT.replace("def main():", sums.lstrip("\n"))
+    text += '    total = losses(net, val)\n    print(f"sum bpb:{total:.4f}")\n' + THEN_LEARNED
+    assert flags_of(text, "sum bpb:1.1900\nafter learning val_bpb:0.9\n", "1.1900") == {"trains-on-val"}
+
+
+UNCLAIMED = {
+    "target-keyed-cache": HASHED_NUMPY,
+    "slot": SLOT_BY_HAND,
+    "target-gate": BYTES.replace("SURE", "").replace("AFTER", "sure[i] = chance"),
+}
+
+
+@pytest.mark.parametrize("check", UNCLAIMED)
+@pytest.mark.parametrize("claimed", ["1.2000", "0.9000", "1.5000"])
+def test_every_check_of_scores_goes_by_the_claim(check, claimed) -> None:
+    text = HEAD + textwrap.dedent(UNCLAIMED[check]).replace("def evaluate", "def other") + PLAIN
+    text += TAIL.replace(
+        'print("val_bpb", evaluate(net, val))',
+        """bpb = evaluate(net, val)
+    print(f"plain val_bpb:{bpb:.4f}")
+    bpb = other(net, val)
+    print(f"other val_bpb:{bpb:.4f}")""",
+    )
+    log = "plain val_bpb:1.2000\nother val_bpb:0.9000\n"
+    assert flags_of(text, log, claimed) == (set() if claimed == "1.2000" else {check})
+    assert flags_of(text, log, claimed, Status.HOLD) == ({check} if claimed == "1.2000" else set())
 
 
 def test_of_a_folder_the_score_of_its_submission_json_is_claimed(tmp_path) -> None:

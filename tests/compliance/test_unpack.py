@@ -352,8 +352,19 @@ def test_what_is_packed_in_a_module_is_what_others_import_from_it(start, times, 
     run = next(one for one in found.runs if one.entry.path == "train_gpt.py")
     program = load_program(found.sources, run.entry, {}, [])
     assert {one.name.rpartition(".")[2] for one in program.reached} >= {"first"}
+    assert all(module.name == name for name, module in program.modules.items())
     call = next(one.node for one in program.live_of(ast.Call) if isinstance(one.node.func, ast.Attribute))
     assert [one.name.rpartition(".")[2] for one in program.callees(call, program.entry.scope)] == ["first"]
+
+
+def test_of_what_is_packed_in_several_layers_the_one_that_defines_is_imported(tmp_path) -> None:
+    (tmp_path / "train_gpt.py").write_text("import memory\nmemory.Memory().first(1)\n")
+    (tmp_path / "memory.py").write_text(wrapped(MEMORY + wrapped("FOUND = 3\n")))
+    (tmp_path / "submission.json").write_text("{}")
+    found = unpack_target(read_target(tmp_path))
+    run = next(one for one in found.runs if one.entry.path == "train_gpt.py")
+    program = load_program(found.sources, run.entry, {}, [])
+    assert {one.name.rpartition(".")[2] for one in program.reached} >= {"first"}
 
 
 @pytest.mark.parametrize("times", [1, 2])
