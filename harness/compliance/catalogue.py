@@ -108,8 +108,9 @@ CHECKS = {
         Check(
             "hidden-code",
             "Code runs that cannot be read here",
-            "A subprocess, compiler, foreign binary, pickle that the program does not write itself, or text that is "
-            "executed and could not be unpacked.",
+            "A subprocess, compiler, foreign binary, pickle that the program does not write itself, text that is "
+            "executed and could not be unpacked, or an imported module that is neither in the folder nor a known "
+            "package.",
             "a submission's code counts and must be readable",
             WARNING,
         ),

@@ -414,7 +414,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 SCOPES = (*FUNCTIONS, ast.ClassDef, ast.Lambda)
 OWN_BODY = frozenset({*SCOPES, ast.Module})
 MENTIONS = frozenset({ast.Name, ast.Attribute, ast.Call, ast.Lambda, ast.Import, ast.ImportFrom, *FUNCTIONS})
-LISTED = frozenset({ast.Call, ast.Compare, ast.Subscript, ast.For, ast.AsyncFor, ast.While})
+LISTED = frozenset({ast.Call, ast.Compare, ast.Subscript, ast.For, ast.AsyncFor, ast.While, ast.Import, ast.ImportFrom})
 KEPT = MENTIONS | LISTED  # of what can run, these nodes are kept
 COMPOUND = frozenset(
     {ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.TryStar, ast.Match}
@@ -655,6 +655,12 @@ class Program:
         if len(kinds) == 1:
             return self._live_by_kind.get(kinds[0], [])
         return [one for kind in kinds for one in self._live_by_kind.get(kind, ())]
+
+    def foreign_imports(self, node: ast.Import | ast.ImportFrom) -> list[str]:
+        """The dotted names that an import statement binds to what is not of the program."""
+        own = {part for name in self.modules for part in name.split(".")}
+        names = imported_names(node)
+        return [one for one in names if one.split(".")[0] not in own and isinstance(self._imported(one), External)]
 
     def mentions(self, attribute: str) -> bool:
         """Whether code that can run has an attribute or method of that name."""

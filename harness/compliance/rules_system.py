@@ -6,6 +6,7 @@ import ast
 import posixpath
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 
 from harness.compliance import native
@@ -71,6 +72,33 @@ COMPILER_COMMANDS = re.compile(
 )
 UNPICKLERS = frozenset({"pickle.loads", "pickle.load", "dill.loads", "cloudpickle.loads", "joblib.load"})
 PICKLERS = frozenset({"pickle.dumps", "pickle.dump", "dill.dumps", "cloudpickle.dumps", "joblib.dump"})
+# Those that contestants use, their like, and this one: what they do is documented, and anybody can read it.
+PACKAGES = frozenset(
+    {"accelerate", "aiohttp", "aiter", "apex", "bitsandbytes", "blosc2", "boto3", "brotli", "causal_conv1d"}
+    | {"causal_conv1d_cuda", "click", "cloudpickle", "constriction", "cuda", "cupy", "cutlass", "cython"}
+    | {"dask", "datasets", "deepspeed", "dill", "dotenv", "einops", "fla", "flash_attn", "flash_attn_3"}
+    | {
+        "flash_attn_interface",
+        "flax",
+        "fsspec",
+        "google",
+        "gram_newton_schulz",
+        "h5py",
+        "harness",
+        "httpx",
+        "huggingface_hub",
+        "hydra",
+    }
+    | {"IPython", "jax", "joblib", "kernels", "liger_kernel", "lightning", "lz4", "mamba_ssm", "matplotlib"}
+    | {"mlx", "modal", "msgpack", "networkx", "numba", "numpy", "nvidia", "omegaconf", "onnx", "onnxruntime"}
+    | {"opt_einsum", "optax", "orjson", "packaging", "pandas", "peft", "pkg_resources", "plotly", "polars"}
+    | {"psutil", "pyarrow", "pydantic", "pynvml", "pytest", "python_minifier", "pytorch_lightning", "ray"}
+    | {"regex", "requests", "rich", "safetensors", "scipy", "seaborn", "selective_scan_cuda", "sentencepiece"}
+    | {"setuptools", "sklearn", "snappy", "sympy", "tensorboard", "tensorboardX", "tiktoken", "tinygrad"}
+    | {"tokenizers", "tokenmonster", "torch", "torchao", "torchaudio", "torchinfo", "torchvision", "tqdm"}
+    | {"transformer_engine", "transformers", "triton", "typer", "typing_extensions", "ujson", "urllib3"}
+    | {"wandb", "xformers", "xxhash", "yaml", "zstandard", "zstd"}
+)
 FETCHED_BINARIES = frozenset({"kernels.get_kernel"})
 DECODERS = ("base64.", "binascii.", "builtins.bytes.fromhex")
 
@@ -243,6 +271,7 @@ def check_hidden_code(program: Program) -> Iterator[Finding]:
                 continue
             message = f"Code may run that cannot be read: {what}."
             yield Finding("hidden-code", Status.HOLD, message, (program.place(call.node, source, what),))
+    yield from _missing_modules(program)
     for call, path in loaded:
         what = f"the binary {path or 'that is loaded here'} is run"
         place = (program.place(call.node, call.scope.module.source, what),)
@@ -250,6 +279,22 @@ def check_hidden_code(program: Program) -> Iterator[Finding]:
             yield Finding("hidden-code", Status.FLAG, f"Code runs that cannot be read: {what}.", place)
         elif not compiled:
             yield Finding("hidden-code", Status.HOLD, f"Code may run that cannot be read: {what}.", place)
+
+
+def _missing_modules(program: Program) -> Iterator[Finding]:
+    """Modules that a contestant's program imports, and whose code is neither here nor anybody's to read."""
+    if not is_contestant(program):
+        return
+    named: set[str] = set()
+    for node, _, scope, _ in program.live_of(ast.Import, ast.ImportFrom):
+        for dotted in program.foreign_imports(node):
+            name = dotted.split(".")[0]
+            if name in named or name in PACKAGES or name in sys.stdlib_module_names:
+                continue
+            named.add(name)
+            what = f"`{name}` is imported, which is neither here nor a package that is known to this program"
+            place = program.place(node, scope.module.source, what)
+            yield Finding("hidden-code", Status.HOLD, f"Code may run that cannot be read: {what}.", (place,))
 
 
 def _text(value: object) -> str | bytes:

@@ -136,6 +136,37 @@ def test_hidden_code(text, expected):
     assert status(check_hidden_code, text, worker="pass") is expected
 
 
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("import tilt", ["tilt"]),
+        ("from tilt.fast import mixed as m\nimport tilt.slow", ["tilt"]),
+        ("from .tilt import mixed\nfrom . import other", ["tilt", "other"]),
+        ("try:\n    import tilt\nexcept ImportError:\n    tilt = None", ["tilt"]),  # it may have been there
+        ("def used():\n    from tilt import *\nused()", ["tilt"]),
+        ("def unused():\n    import tilt", []),
+        ("import os\nif os.environ.get('TILT', '0') == '1':\n    import tilt", []),
+        ("import worker\nfrom worker import a\nfrom worker.part import b\nfrom .worker import c", []),
+        ("import pack\nfrom pack import inner\nfrom pack.inner import d", []),
+        ("import os, lzma, numpy as np, torch.nn.functional as F, flash_attn_interface", []),
+        ("from __future__ import annotations\nimport importlib.util", []),
+    ],
+)
+def test_modules_that_are_not_there_are_asked_for(text, missing):
+    source = text if text.startswith("from __future__") else trains(text)
+    others = [Source("worker.py", "a = 1\n"), Source("pack/inner.py", "d = 1\n")]
+    entry = Source("train_gpt.py", source + ("" if source != text else trains("")))
+    found = list(check_hidden_code(load_program([entry, *others], entry, {}, ())))
+    assert [finding.status for finding in found] == [HOLD] * len(missing)
+    for finding, name in zip(found, missing, strict=True):
+        assert f"`{name}` is imported" in finding.message
+        assert name in finding.flow[-1].text
+
+
+def test_preparing_data_may_import_anything():
+    assert status(check_hidden_code, "import tilt\ntilt.run()") is CLEAN
+
+
 # -- size-cap ----------------------------------------------------------------------------------------------------------
 
 
