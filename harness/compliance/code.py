@@ -80,8 +80,8 @@ def check_code(
     unknown: variables that it sets to something that cannot be read from it. clock: who ends its training. readme: what
     says what the code does, if something does. logs: the texts of the run's own logs; what they show of how it was
     started beats what is documented. reported: the scores that the submission names; of logs that disagree, those
-    that print one of them count. claims: what it says of its score. scores: whether it is
-    expected to score, or may leave that to others."""
+    that print one of them count. claims: what it says of its score. scores: whether it is expected to
+    score, or may leave that to others."""
     try:
         program = load_program(sources, entry, environment, arguments, unknown)
         if logs:

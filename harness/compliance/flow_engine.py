@@ -995,14 +995,14 @@ class Engine:
                 whole = whole and isinstance(value.constant, (str, int))
                 text += str(value.constant) if whole else ""
                 if isinstance(value.constant, str):
-                    printed += value.constant
+                    printed += value.constant.replace(GAP, "")
                 else:
                     printed += GAP
                     gaps.append(sums_of(self.content(value)))
             elif isinstance(part, ast.Constant):
                 labels |= name_labels(str(part.value))
                 text += str(part.value)
-                printed += str(part.value)
+                printed += str(part.value).replace(GAP, "")
         if any(gaps):
             known = self.prints.setdefault((node, printed), Print(node, scope.module, printed, [set() for _ in gaps]))
             for sums, more in zip(known.sums, gaps, strict=True):

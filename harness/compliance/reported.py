@@ -18,6 +18,7 @@ WORD = re.compile("[A-Za-z]{3}")
 NUMBER = re.compile(r"-?\d{1,4}\.\d{1,12}")
 DIGITS_AT_LEAST = 3  # of a claim; with fewer, too many scores are the same
 ENOUGH = 6  # digits to tell a score by
+PRINTS_AT_MOST = 300  # of one program; each is looked for in all lines
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Reported:
 def reported(prints: Collection[Print], logs: Sequence[str], claims: Claims | None) -> Reported | None:
     """The scores that are claimed, by their lines in the logs; None if these do not tell, or if what they were made of
     was not followed."""
-    if claims is None or not prints:
+    if claims is None or not 0 < len(prints) <= PRINTS_AT_MOST:
         return None
     lines = [list(_lines(text)) for text in logs]
     found: list[tuple[Print, set[ast.AST]]] = []

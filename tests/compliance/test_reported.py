@@ -14,7 +14,7 @@ from harness.compliance.findings import Source, Status
 from harness.compliance.flow_values import Print
 from harness.compliance.inputs import read_target
 from harness.compliance.record_folder import Claims, Number, SeedClaim, claims_of
-from harness.compliance.reported import reported
+from harness.compliance.reported import PRINTS_AT_MOST, reported
 from tests.compliance.folders import folder
 from tests.compliance.test_flow import HASHED_NUMPY, HEAD, PLAIN, SLOT_BY_HAND, TAIL
 from tests.compliance.test_target_gate import BYTES
@@ -233,6 +233,18 @@ def flags_of(text: str, log: str, claimed: str, status: Status = Status.FLAG) ->
     entry = Source("train_gpt.py", text + "\nmain()\n")
     found = check_code([entry], entry, {}, [], clock=Clock.REFEREE, logs=[log], claims=claims(claimed))
     return {one.check for one in found if one.status is status and one.check in TOKEN_CHECKS}
+
+
+def test_text_that_looks_like_a_gap_is_no_gap() -> None:
+    text = SCRIPT + FIRST.replace("plain val", "plain\\0 val") + THEN_LEARNED
+    assert flags_of(text, "plain val_bpb:1.2000\nafter learning val_bpb:0.9\n", "1.2000") == set()
+    assert flags_of(text, "plain val_bpb:1.2000\nafter learning val_bpb:0.9\n", "0.9000") == {"trains-on-val"}
+
+
+def test_of_too_many_texts_none_is_looked_for() -> None:
+    every = prints(*(f"{number} val_bpb:{GAP}" for number in range(PRINTS_AT_MOST + 1)))
+    assert reported(every, ["3 val_bpb:1.1190"], claims("1.1190")) is None
+    assert reported(every[:-1], ["3 val_bpb:1.1190"], claims("1.1190")) is not None
 
 
 TWO_SUMS = """
