@@ -74,18 +74,19 @@ UNPICKLERS = frozenset({"pickle.loads", "pickle.load", "dill.loads", "cloudpickl
 PICKLERS = frozenset({"pickle.dumps", "pickle.dump", "dill.dumps", "cloudpickle.dumps", "joblib.dump"})
 # Those that contestants use, their like, and this one: what they do is documented, and anybody can read it.
 PACKAGES = frozenset(
-    """
-    accelerate aiohttp aiter apex bitsandbytes blosc2 boto3 brotli causal_conv1d causal_conv1d_cuda click
-    cloudpickle constriction cuda cupy cutlass cython dask datasets deepspeed dill dotenv einops fla flash_attn
-    flash_attn_3 flash_attn_interface flax fsspec google gram_newton_schulz h5py harness httpx huggingface_hub
-    hydra IPython jax joblib kernels liger_kernel lightning lz4 mamba_ssm matplotlib mlx modal msgpack networkx
-    numba numpy nvidia omegaconf onnx onnxruntime opt_einsum optax orjson packaging pandas peft pkg_resources
-    plotly polars psutil pyarrow pydantic pynvml pytest python_minifier pytorch_lightning ray regex requests
-    rich safetensors scipy seaborn selective_scan_cuda sentencepiece setuptools sklearn snappy sympy tensorboard
-    tensorboardX tiktoken tinygrad tokenizers tokenmonster torch torchao torchaudio torchinfo torchvision tqdm
-    transformer_engine transformers triton typer typing_extensions ujson urllib3 wandb xformers xxhash yaml
-    zstandard zstd
-    """.split()
+    {"accelerate", "aiohttp", "aiter", "apex", "bitsandbytes", "blosc2", "boto3", "brotli", "causal_conv1d"}
+    | {"causal_conv1d_cuda", "click", "cloudpickle", "constriction", "cuda", "cupy", "cutlass", "cython", "dask"}
+    | {"datasets", "deepspeed", "dill", "dotenv", "einops", "fla", "flash_attn", "flash_attn_3"}
+    | {"flash_attn_interface", "flax", "fsspec", "google", "gram_newton_schulz", "h5py", "harness", "httpx"}
+    | {"huggingface_hub", "hydra", "IPython", "jax", "joblib", "kernels", "liger_kernel", "lightning", "lz4"}
+    | {"mamba_ssm", "matplotlib", "mlx", "modal", "msgpack", "networkx", "numba", "numpy", "nvidia", "omegaconf"}
+    | {"onnx", "onnxruntime", "opt_einsum", "optax", "orjson", "packaging", "pandas", "peft", "pkg_resources"}
+    | {"plotly", "polars", "psutil", "pyarrow", "pydantic", "pynvml", "pytest", "python_minifier"}
+    | {"pytorch_lightning", "ray", "regex", "requests", "rich", "safetensors", "scipy", "seaborn"}
+    | {"selective_scan_cuda", "sentencepiece", "setuptools", "sklearn", "snappy", "sympy", "tensorboard"}
+    | {"tensorboardX", "tiktoken", "tinygrad", "tokenizers", "tokenmonster", "torch", "torchao", "torchaudio"}
+    | {"torchinfo", "torchvision", "tqdm", "transformer_engine", "transformers", "triton", "typer"}
+    | {"typing_extensions", "ujson", "urllib3", "wandb", "xformers", "xxhash", "yaml", "zstandard", "zstd"}
 )
 FETCHED_BINARIES = frozenset({"kernels.get_kernel"})
 DECODERS = ("base64.", "binascii.", "builtins.bytes.fromhex")
