@@ -281,7 +281,7 @@ def _missing_modules(program: Program) -> Iterator[Finding]:
             if name in named or name in PACKAGES or name in sys.stdlib_module_names:
                 continue
             named.add(name)
-            what = f"`{name}` is imported, which is neither here nor a package that is known to this program"
+            what = f"`{name}` is imported, which is neither among the checked files nor a known package"
             place = program.place(node, scope.module.source, what)
             yield Finding("hidden-code", Status.HOLD, f"Code may run that cannot be read: {what}.", (place,))
 
