@@ -35,6 +35,16 @@ CHECKS = {
             ERROR,
         ),
         Check(
+            "unnormalised-mixture",
+            "What is mixed into the score is no distribution",
+            "Among the likelihoods that are mixed stands a number that the model gives whatever token comes, as the "
+            "entropy of its prediction in place of a loss. Every token gets it, so that over all tokens the sum is far "
+            "above one, and no loss can be much larger than it. Entropies may decide weights; a uniform distribution "
+            "may be mixed in.",
+            CONDITIONS + ": 2, a full normalised distribution over the vocabulary",
+            ERROR,
+        ),
+        Check(
             "two-pass-rescoring",
             "Tokens are scored again after state was built from them",
             "A first pass over the validation data fills a cache or adapts the model, a second pass scores the "

@@ -45,6 +45,7 @@ RULES: dict[Callable[[Program], Iterable[Finding]], tuple[str, ...]] = {
     check_flow: (
         "target-keyed-cache",
         "target-gate",
+        "unnormalised-mixture",
         "two-pass-rescoring",
         "trains-on-val",
         "slot",

@@ -4,6 +4,7 @@ calibration. What is known comes from `flow_engine.py`, what came first from `fl
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Sequence
 
 from harness.compliance.findings import Finding, Place, Status
@@ -46,6 +47,8 @@ def check_flow(program) -> list[Finding]:
     findings += calibration(program, order, trained_again=_trains_on_val(findings))
     findings += not_followed(program, order)
     program.idle = not order.updates and not order.scores
+    learned = [event.value.labels & (TRAIN | VAL) for event in order.updates]
+    program.only_adapts = bool(learned) and all(labels == VAL for labels in learned)
     if not order.complete:
         findings.append(_hold(program, f"{program.entry.source.name} has too many paths to follow its tokens: read it"))
     return findings
@@ -53,7 +56,8 @@ def check_flow(program) -> list[Finding]:
 
 def on_scores(program, engine: Engine, order: Order) -> list[Finding]:
     """What depends on how tokens are scored."""
-    return [*target_keyed(program, order), *target_gate(program, engine, order), *out_of_order(program, order)]
+    mixed = (target_keyed(program, order), target_gate(program, engine, order), unnormalised(program, engine, order))
+    return [*itertools.chain(*mixed), *out_of_order(program, order)]
 
 
 def _as_reported(program, engine: Engine, every: Order, findings: list[Finding]) -> list[Finding]:
@@ -154,6 +158,22 @@ def target_gate(program, engine: Engine, order: Order) -> list[Finding]:
                 "see whether what it mixes, or when, looks at the token that came"
             )
             return [Finding("target-gate", Status.HOLD, message, flow)]
+    return []
+
+
+def unnormalised(program, engine: Engine, order: Order) -> list[Finding]:
+    """Likelihoods that are mixed with a number which looks at no token."""
+    for event in order.scores:
+        for node in [tag[1] for tag in event.value.tags if type(tag) is tuple and tag[0] == "beside"]:
+            step = engine.sides[node]
+            mixed = Event("score", step.node, step.module, Value(step=step.before))
+            end = place(program, event.node, event.module, "and added to the score")
+            message = (
+                "likelihoods of the token that came are mixed with a number that is the same for every token, as an "
+                "entropy is: over the vocabulary the mixture's sum is above one"
+            )
+            flow = (*path(program, mixed, step.note), end)
+            return [Finding("unnormalised-mixture", Status.FLAG, message, flow)]
     return []
 
 

@@ -40,6 +40,7 @@ from harness.compliance.flow_values import (
     Object,
     Step,
     Value,
+    apart,
     flat,
     join,
     join_all,
@@ -275,6 +276,8 @@ def method(engine, base, name, arguments, keywords, node, scope) -> Value:
         return base
     if name in ALLOCATES:
         return allocated(engine, arguments, keywords, node, scope)
+    if name in {"unbind", "split", "chunk", "tensor_split"} and base.tags:
+        base = Value(base.labels, base.refs, base.constant, base.items, apart(base.tags), base.lossy, base.step)
     if name == "numpy" or name in SAME:
         return same(engine, base, name, arguments, node, scope)
     if name in {"gather", "take", "take_along_dim", "index_select", "__getitem__"}:

@@ -63,6 +63,7 @@ from harness.compliance.flow_values import (
     Print,
     Step,
     Value,
+    apart,
     flat,
     join,
     join_all,
@@ -83,6 +84,8 @@ LN2 = (0.6931, 1.4427)
 VAL_NAME = re.compile(r"(?<![a-zA-Z])(val|valid|validation|dev|eval|test)(?![a-zA-Z])", re.IGNORECASE)
 TRAIN_NAME = re.compile(r"(?<![a-zA-Z])(train|training)(?![a-zA-Z])", re.IGNORECASE)
 FILE_NAME = re.compile(r"[*?]|\.(bin|npy|npz|pt|pth|parquet|jsonl?|txt|dat|raw)$|/")
+STACKS = frozenset({"stack", "cat", "concatenate", "concat", "column_stack", "dstack", "vstack", "hstack", "array"})
+OF_TOKENS = LOSS | COUNTS | GRADIENT | BYTES | TARGET | TOKENS | VOCABULARY | GENERATED | EACH | SECRET | HIT
 TRAINED = frozenset({"module", "parameter"})  # kinds of objects that hold weights
 NO_DATA = frozenset({"external", "class", "function", "method", "argparser"})  # those that hold nothing
 Attribute, Call, Constant, Name, Starred = ast.Attribute, ast.Call, ast.Constant, ast.Name, ast.Starred
@@ -170,6 +173,7 @@ class Engine:
         self.context_keys: set[frozenset] = set()  # what these are made of
         self.objects = 0
         self.gates: dict[ast.AST, Gate] = {}
+        self.sides: dict[ast.AST, Step] = {}  # where likelihoods stand beside a number that looks at no token
         self.native: list[Step] = []  # calls of native code that is given validation tokens
         self.stable: dict[ast.AST, frozenset[str]] = {}  # of functions: what is subtracted inside of an exp
         self.gradient = EMPTY
@@ -1430,6 +1434,29 @@ class Engine:
             return named
         return self.subscript(base, key, node, scope)
 
+    def stacked(self, name, arguments, result, node, scope) -> Value:
+        """What a function gives that puts the elements of its first argument side by side."""
+        if name.rpartition(".")[2] not in STACKS or not arguments:
+            return result
+        parts = arguments[0].items or next((ref.extra for ref in arguments[0].refs if ref.kind == "container"), ())
+        tags = self.side_by_side(parts, node, scope) if isinstance(parts, tuple) else NONE
+        if not tags:
+            return result
+        step = self.sides[node]
+        return Value(result.labels, result.refs, UNKNOWN, None, united(result.tags, tags), result.lossy, step)
+
+    def side_by_side(self, values, node, scope) -> frozenset:
+        """The tag of likelihoods of the token that came beside a number that the model gives whatever token comes."""
+        contents = [self.content(one) for one in values]
+        if not any(one.labels & EACH for one in contents):
+            return NONE
+        blind = next((one for one in contents if one.labels & MODEL and not one.labels & OF_TOKENS), None)
+        if blind is None:
+            return NONE
+        note = "beside likelihoods of the token that came stands a number that is the same whatever comes"
+        self.sides.setdefault(node, Step(node, scope.module, note, blind.step))
+        return frozenset((("beside", node),))
+
     def own_module(self, name, scope) -> Value:
         """What sys.modules has under the name of the module that asks: itself."""
         known = self.import_module(scope.module).values
@@ -1466,6 +1493,8 @@ class Engine:
                 if method is not None:
                     inner = join(inner, self.call_function(method, [ref.value, key], {}, node, scope))
         labels, tags, lossy, path = content.labels, content.tags, content.lossy, content.step
+        if constant_index(node) is not None:
+            tags = apart(tags)
         if base.items:
             inner = join(inner, flat(base))
         index = self.content(key)
@@ -1545,11 +1574,13 @@ class Engine:
                         ref.fields[key.constant] = value if known is None else join(known, value)
                     ref.extra = None
                 else:
-                    labels = stored.labels
-                    self.store_element(
-                        ref,
-                        Value(labels, NONE, UNKNOWN, None, united(stored.tags, loops), stored.lossy, stored.step),
-                    )
+                    labels, tags = stored.labels, united(stored.tags, loops)
+                    place = constant_index(node)
+                    if place is not None and labels & MODEL:
+                        ref.fields[f"[{place}]"] = Value(labels, step=stored.step)
+                        rows = [one for name, one in ref.fields.items() if name.startswith("[")]
+                        tags = united(tags, self.side_by_side(rows, node, scope))
+                    self.store_element(ref, Value(labels, NONE, UNKNOWN, None, tags, stored.lossy, stored.step))
             elif ref.kind in ("instance", "module"):
                 method = self.method_of(ref, "__setitem__")
                 if method is not None:
@@ -1650,7 +1681,8 @@ class Engine:
             base = self.evaluate(callee.value, scope)
             if base in self.packages and type(callee.value) is not Call:
                 (ref,) = self.member_of(base, callee).refs
-                return flow_calls.function(self, ref.name, arguments, keywords, node, scope)
+                found = flow_calls.function(self, ref.name, arguments, keywords, node, scope)
+                return self.stacked(ref.name, arguments, found, node, scope)
             return self.call_attribute(base, callee.attr, arguments, keywords, node, scope)
         callee = self.evaluate(callee, scope)
         return self.call(callee, arguments, keywords, node, scope)
@@ -1748,6 +1780,7 @@ class Engine:
                 found = self.instantiate(ref, arguments, keywords, node, scope)
             elif kind == "external":
                 found = flow_calls.function(self, ref.name, arguments, keywords, node, scope)
+                found = self.stacked(ref.name, arguments, found, node, scope)
             elif kind in ("module", "parameter", "snapshot"):
                 method = self.method_of(ref, "forward") or self.method_of(ref, "__call__")
                 found = self.call_module(ref, method, arguments, keywords, node, scope)
@@ -2046,6 +2079,17 @@ def members(node) -> list | None:
 def forgotten(value: Value) -> Value:
     """The value in the next turn of a loop: what was seen of an earlier token is no secret any more."""
     return without(value, SECRET)
+
+
+def constant_index(node) -> int | None:
+    """The number in brackets that takes one of several things which stand side by side: x[2], x[..., -1]."""
+    index = node.slice if isinstance(node, ast.Subscript) else None
+    for part in reversed(index.elts) if isinstance(index, ast.Tuple) else (index,):
+        sign = -1 if isinstance(part, ast.UnaryOp) and isinstance(part.op, ast.USub) else 1
+        part = part.operand if sign < 0 else part
+        if isinstance(part, ast.Constant) and type(part.value) is int:
+            return sign * part.value
+    return None
 
 
 def without(value: Value, labels: int) -> Value:

@@ -241,6 +241,13 @@ def loops_of(value: Value) -> frozenset:
     return frozenset([tag for tag in value.tags if type(tag) is tuple and tag[0] == "loop"])
 
 
+def apart(tags: frozenset) -> frozenset:
+    """The tags of one of several things that stood side by side."""
+    if not any(type(tag) is tuple and tag[0] == "beside" for tag in tags):
+        return tags
+    return frozenset(tag for tag in tags if type(tag) is not tuple or tag[0] != "beside")
+
+
 def sums_of(value: Value) -> set[ast.AST]:
     """The accumulators that a value was made of."""
     return {tag[1] for tag in value.tags if type(tag) is tuple and tag[0] == "sum"}

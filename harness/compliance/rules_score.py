@@ -18,7 +18,8 @@ SCORE = re.compile(r"(?<![a-z])(val_?bpb|val_?loss|bpb|bits_per_byte|val_nats)\b
 NOTED = re.compile(r"([a-z])\s*\([^()]{1,60}\)(?=\s*[:=]\s*$)", re.IGNORECASE)  # "val_bpb (stride 64): "
 WRITTEN_SCORE = re.compile(r"(?<![a-z])(val_?bpb|val_?loss)\s*[:=]\s*\d+\.\d+", re.IGNORECASE)
 REFERENCE = re.compile(
-    r"baseline|target|previous|reference|record|best|goal|expected|\bvs\b|delta|sota|leaderboard", re.I
+    r"baseline|target|previous|reference|record|best|goal|expected|\bvs\b|delta|sota|leaderboard|\best[_ i]|approx",
+    re.IGNORECASE,
 )
 FACTORS = (math.log(2), 1 / math.log(2), 1.0, -1.0, 8.0, 2.0)  # bits, nats, means over two
 PASSED_ON = frozenset({"item", "cpu", "float", "double", "mean", "sum", "to", "detach", "numpy", "tolist", "squeeze"})

@@ -1512,12 +1512,124 @@ class Renamed(ast.NodeTransformer):
             "key",
             "loss",
             "take",
+            "experts",
+            "mixed",
+            "known",
         ):
             node.attr = self.names.get(node.attr, node.attr)
         return node
 
 
+# Experts that are mixed by weights, which learn what each was worth.
+EXPERTS = """
+class Mixer:
+    def __init__(self, experts):
+        self.weights = torch.zeros(experts)
+        self.counts = torch.ones(1024, 1024)
+
+    def known(self, x, y):
+        row = self.counts[x]
+        return -(row / row.sum(-1, keepdim=True)).log().gather(-1, y[..., None]).squeeze(-1)
+
+    def experts(self, logits, x, y):
+        likely = F.log_softmax(logits, dim=-1)
+        own = -likely.gather(-1, y[..., None]).squeeze(-1)
+        LAST
+        SIDE
+        return each
+
+    def mixed(self, each):
+        share = self.weights - self.weights.logsumexp(0)
+        MIXED
+
+    def learn(self, each, x, y):
+        self.weights -= 0.1 * each.mean(dim=(0, 1))
+        self.counts.index_put_((x.flatten(), y.flatten()), torch.ones(y.numel()), accumulate=True)
+
+def evaluate(net, val):
+    mixer = Mixer(3)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for x, y in batches(val):
+            each = mixer.experts(net.logits(x), x, y)
+            total += mixer.mixed(each).sum().item()
+            count += y.numel()
+            mixer.learn(each, x, y)
+    return bits(total, count, val.numel() * 2.4)
+"""
+LASTS = {
+    "entropy": ("last = -(likely.exp() * likely).sum(-1)", True),
+    "best": ("last = -likely.amax(-1)", True),
+    "helper": ("last = spread(likely)", True),
+    "uniform": ("last = torch.full_like(own, math.log(1024))", False),
+    "second model": (
+        "last = F.cross_entropy((2 * logits).flatten(0, 1), y.flatten(), reduction='none').view_as(y)",
+        False,
+    ),
+    "counts": ("last = self.known(x, y)", False),
+}
+SIDES = {
+    "list": "each = torch.stack([own, self.known(x, y), last], dim=-1)",
+    "tuple": "each = torch.stack((own, self.known(x, y), last), -1)",
+    "numpy": "each = torch.from_numpy(np.stack([own.numpy(), self.known(x, y).numpy(), last.numpy()], axis=-1))",
+    "columns": "each = torch.cat([own[..., None], self.known(x, y)[..., None], last[..., None]], dim=-1)",
+    "rows": "each = torch.empty(*y.shape, 3)\n        each[..., 0] = own\n        each[..., 1] = self.known(x, y)\n"
+    "        each[..., 2] = last",
+}
+MIXES = {
+    "logarithms": "return -torch.logsumexp(share - each, dim=-1)",
+    "method": "return -(share - each).logsumexp(-1)",
+    "likelihoods": "return -((-each).exp() * share.exp()).sum(-1).log()",
+}
+SPREAD = """
+def spread(likely):
+    chance = likely.exp()
+    return -(chance * likely).sum(dim=-1)
+"""
+
+
+def experts(last: str, side: str, mix: str) -> str:
+    return SPREAD + EXPERTS.replace("LAST", last).replace("SIDE", side).replace("MIXED", mix)
+
+
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("last", LASTS)
+def test_an_expert_that_gives_every_token_the_same_is_no_distribution(last, side, mix):
+    written, wrong = LASTS[last]
+    assert verdicts(experts(written, SIDES[side], MIXES[mix])) == ({"unnormalised-mixture": FLAG} if wrong else {})
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        "return each[..., 0]",  # one of them, and the others are only kept
+        "return each.unbind(-1)[0]",
+    ],
+)
+def test_what_stands_beside_a_likelihood_and_is_not_mixed_is_allowed(mix):
+    assert verdicts(experts(LASTS["entropy"][0], SIDES["list"], mix)) == {}
+
+
+def test_an_entropy_may_decide_a_weight():
+    mix = "w = torch.sigmoid(each[..., 2] - 3)\n        return -torch.log((1 - w) * (-each[..., 0]).exp() + w / 1024)"
+    assert verdicts(experts(LASTS["entropy"][0], SIDES["list"], mix)) == {}
+
+
+def test_experts_in_another_module_are_seen():
+    text = experts(LASTS["entropy"][0], SIDES["list"], MIXES["method"])
+    cut = text.index("def evaluate")
+    modules = {"mixing.py": "import torch\nimport torch.nn.functional as F\n" + text[:cut]}
+    assert verdicts("from mixing import Mixer\n" + text[cut:], modules=modules) == {"unnormalised-mixture": FLAG}
+
+
+def test_experts_that_never_score_are_allowed():
+    body = experts(LASTS["entropy"][0], SIDES["list"], MIXES["method"]).replace("def evaluate", "def mixing") + PLAIN
+    assert verdicts(body) == {}
+
+
 EXAMPLES = {
+    "experts": experts(LASTS["entropy"][0], SIDES["list"], MIXES["method"]),
     **TARGET_KEYED,
     **NORMALISED,
     "two pass": TWO_PASS,

@@ -6,6 +6,9 @@ import ast
 import textwrap
 
 import pytest
+from folders import folder
+from test_flow import HASHED_NUMPY, HEAD, PLAIN, SLOT_BY_HAND, TAIL
+from test_target_gate import BYTES
 
 from harness.compliance.check import check_target
 from harness.compliance.code import Clock, check_code
@@ -15,9 +18,6 @@ from harness.compliance.flow_values import Print
 from harness.compliance.inputs import read_target
 from harness.compliance.record_folder import Claims, Number, SeedClaim, claims_of
 from harness.compliance.reported import PRINTS_AT_MOST, reported
-from tests.compliance.folders import folder
-from tests.compliance.test_flow import HASHED_NUMPY, HEAD, PLAIN, SLOT_BY_HAND, TAIL
-from tests.compliance.test_target_gate import BYTES
 
 ONE_SUM, OTHER_SUM = ast.Constant(1), ast.Constant(2)
 TOKEN_CHECKS = {"target-keyed-cache", "trains-on-val", "two-pass-rescoring", "score-first-ttt", "slot", "target-gate"}
@@ -328,3 +328,17 @@ def test_a_folder_that_claims_nothing_that_can_be_read_claims_no_score(tmp_path)
     (made / "submission.json").write_text("{")
     assert claims_of(read_target(made)) is None
     assert claims_of(read_target(made / "train_gpt.py")) is None
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_an_evaluation_that_adapts_needs_no_clock_of_600_seconds(trains) -> None:
+    """As of weights that another run has trained; whoever trains on train shards needs one."""
+    text = SCRIPT + THEN_LEGAL + "\nmain()\n"
+    if not trains:
+        start, end = text.index("    for step in range(100):"), text.index("    val = stream(")
+        text = text[:start] + '    net.load_state_dict(torch.load("weights.pt"))\n' + text[end:]
+    entry = Source("train_gpt.py", text)
+    found = {
+        one.check for one in check_code([entry], entry, {}, []) if one.check in ("wallclock-cap", "score-first-ttt")
+    }
+    assert found == {"score-first-ttt", *(["wallclock-cap"] if trains else [])}

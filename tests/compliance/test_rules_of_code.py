@@ -391,6 +391,9 @@ SHOW = "report(f'final val_loss:{val_loss:.8f} val_bpb:{val_bpb:.8f}')"
         (HONEST, "print(f'{val_loss} BPB (EMA, stride={3}): ' f'{1.08:.4f}')", FLAG),
         (HONEST, "print(f'val_bpb (was {val_bpb}): gone after {3.5} s')", CLEAN),
         (HONEST, "def never():\n    print('val_bpb:1.1147')", CLEAN),
+        (HONEST, "print(f'val_bpb:{val_bpb} est_bpb:{loss / (math.log(2) * 2.44):.4f}')", CLEAN),
+        (HONEST, "print(f'val_bpb:{val_bpb} estimated bpb:{loss / (math.log(2) * 2.44):.4f}')", CLEAN),
+        (HONEST, "print(f'tested val_bpb:{loss / (math.log(2) * 2.44):.4f}')", FLAG),
     ],
 )
 def test_scores(bpb, show, expected):
