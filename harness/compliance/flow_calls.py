@@ -102,6 +102,9 @@ HASHES = words("hash crc32 adler32 md5 sha1 sha256 blake2b blake2s fnv1a xxh64 x
 READERS = words(
     "fromfile memmap load read_bytes read_text from_file read_table loadtxt open_memmap mmap frombuffer_file"
 )
+SAVERS = frozenset(
+    {"torch.save", "pickle.dump", "pickle.dumps", "safetensors.torch.save_file", "safetensors.torch.save"}
+)
 NATIVE_CODE = native.LIBRARIES | native.COMPILERS
 PURE_LIBRARIES = words("torch numpy mlx jax math functools itertools operator scipy builtins einops collections")
 CLOCKS = words(
@@ -731,6 +734,8 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
     first = arguments[0] if arguments else EMPTY
     if dotted in {"os.environ.get", "os.getenv", "os.environ.setdefault", "os.environ.pop"}:
         return environment(engine, arguments)
+    if dotted in SAVERS and first is not EMPTY:
+        engine.emit("saved", node, scope, EMPTY, engine.roots(first))
     if dotted in MODULE_LOADERS:
         modules = engine.program.loaded_modules(dotted, node, scope.program_scope)
         return join_all([engine.imported(module.name) for module in modules])

@@ -23,13 +23,13 @@ class State:
     tables: dict[Object, Event] = field(default_factory=dict)
     later: dict[Object, Event] = field(default_factory=dict)
     trained: Event | None = None
+    saved: dict[Object, Event | None] = field(default_factory=dict)  # weights in files: the same as `dirty`
     scored: dict[tuple[Object, bool], tuple[Event, tuple]] = field(default_factory=dict)
     roots: set[Object] = field(default_factory=set)  # weights that were trained on train tokens
 
     def copy(self) -> State:
-        return State(
-            dict(self.dirty), dict(self.tables), dict(self.later), self.trained, dict(self.scored), set(self.roots)
-        )
+        copied = (dict(self.dirty), dict(self.tables), dict(self.later), self.trained, dict(self.saved))
+        return State(*copied, dict(self.scored), set(self.roots))
 
     def take(self, other: State) -> None:
         """Either may be the case."""
@@ -40,6 +40,8 @@ class State:
         self.roots |= other.roots
         for key, value in other.scored.items():
             self.scored.setdefault(key, value)
+        for key, value in other.saved.items():
+            self.saved[key] = self.saved.get(key) or value
 
 
 @dataclass(frozen=True)
@@ -304,10 +306,17 @@ class Order:
     def stored(self, event: Event, state: State) -> Event | None:
         """What is loaded from a file, or was computed in ways unknown, is what was trained before."""
         mine = {one.root for one in event.objects}
+        for root in mine:
+            if state.saved.get(root) is not None:
+                return state.saved[root]
         for root, update in state.dirty.items():
             if update.node not in self.legal and (root in mine or root in state.roots):
                 return update
         return None
+
+    def saved(self, event: Event, state: State) -> None:
+        for one in event.objects:
+            state.saved[one.root] = state.dirty.get(one.root)
 
     def mix(self, event: Event, state: State) -> None:
         found = next((state.dirty[one.root] for one in event.sources or () if one.root in state.dirty), None)

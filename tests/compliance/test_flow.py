@@ -1258,6 +1258,32 @@ def test_a_second_evaluation_after_adapting_is_rescoring():
     assert verdicts(SCORE_FIRST + PLAIN.replace("evaluate", "again"), tail=before) == {"score-first-ttt": CLEAN}
 
 
+SAVED = {
+    "torch": ('torch.save(net.state_dict(), "net.pt")', 'torch.load("net.pt")'),
+    "pickle": ('pickle.dump(net.state_dict(), open("net.pkl", "wb"))', 'pickle.load(open("net.pkl", "rb"))'),
+    "bytes": (
+        "raw = io.BytesIO()\n    torch.save({name: one.half() for name, one in net.state_dict().items()}, raw)\n"
+        '    open("net.xz", "wb").write(lzma.compress(raw.getvalue()))',
+        'torch.load(io.BytesIO(lzma.decompress(open("net.xz", "rb").read())))',
+    ),
+}
+
+
+@pytest.mark.parametrize("way", SAVED)
+def test_what_was_saved_after_adapting_knows_the_tokens(way):
+    save, load = SAVED[way]
+    body = "import io, lzma, pickle\n" + SCORE_FIRST + PLAIN.replace("evaluate", "again")
+    load = f"    net.load_state_dict({load})\n"
+    show = '    print("val_bpb", evaluate(net, val))\n'
+    later = '    print("val_bpb", again(net, val))\n'
+    start, end = TAIL.split('    print("val_bpb", evaluate(net, val))\n')
+    rescored = {"two-pass-rescoring": FLAG, "trains-on-val": FLAG, "score-first-ttt": CLEAN}
+    assert verdicts(body, tail=f"{start}{show}    {save}\n{load}{later}{end}") == rescored
+    assert verdicts(body, tail=f"{start}    {save}\n{show}{load}{later}{end}") == {"score-first-ttt": CLEAN}
+    perhaps = f"    if time.time() > val.sum():\n        {save.replace(chr(10), chr(10) + '    ')}\n"
+    assert verdicts(body, tail=f"{start}    {save}\n{show}{perhaps}{load}{later}{end}") == rescored
+
+
 SETTINGS = """
 def setting(name, default):
     text = os.environ.get(name)
