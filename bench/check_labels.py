@@ -7,7 +7,7 @@ of what the labels say is done in the submitted run, and what it flags of the re
 
 check_labels.jsonl: one record folder of a pull request per line. labels: check -> "yes", "off" (there, but not in the
 submitted run), "reserved" (calibration: time is kept for it, or said to be), "?"; what is missing is "no". Sample 1 has
-served to correct the checks; samples 2 to 4 were labelled and counted afterwards (docs/compliance-study.md).
+served to correct the checks; samples 2 to 5 were labelled and counted afterwards (docs/compliance-study.md).
 Undecided is a folder with a HOLD of a check that follows tokens, or of `unreadable`. findings_sha256 is of every
 finding with its places: the same code must give the same in every process, whatever PYTHONHASHSEED is."""
 

@@ -734,7 +734,7 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
     first = arguments[0] if arguments else EMPTY
     if dotted in {"os.environ.get", "os.getenv", "os.environ.setdefault", "os.environ.pop"}:
         return environment(engine, arguments)
-    if dotted in SAVERS and first is not EMPTY:
+    if dotted in SAVERS:
         engine.emit("saved", node, scope, EMPTY, engine.roots(first))
     if dotted in MODULE_LOADERS:
         modules = engine.program.loaded_modules(dotted, node, scope.program_scope)

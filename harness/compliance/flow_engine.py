@@ -84,8 +84,9 @@ LN2 = (0.6931, 1.4427)
 VAL_NAME = re.compile(r"(?<![a-zA-Z])(val|valid|validation|dev|eval|test)(?![a-zA-Z])", re.IGNORECASE)
 TRAIN_NAME = re.compile(r"(?<![a-zA-Z])(train|training)(?![a-zA-Z])", re.IGNORECASE)
 FILE_NAME = re.compile(r"[*?]|\.(bin|npy|npz|pt|pth|parquet|jsonl?|txt|dat|raw)$|/")
-STACKS = frozenset({"stack", "cat", "concatenate", "concat", "column_stack", "dstack", "vstack", "hstack", "array"})
-OF_TOKENS = LOSS | COUNTS | GRADIENT | BYTES | TARGET | TOKENS | VOCABULARY | GENERATED | EACH | SECRET | HIT
+STACKS = frozenset({"stack", "column_stack", "dstack", "array"})  # put things of one shape side by side
+JOINS = frozenset({"cat", "concatenate", "concat", "hstack", "vstack"})
+OF_TOKENS = LOSS | COUNTS | EACH | SECRET  # what depends on which token came
 TRAINED = frozenset({"module", "parameter"})  # kinds of objects that hold weights
 NO_DATA = frozenset({"external", "class", "function", "method", "argparser"})  # those that hold nothing
 Attribute, Call, Constant, Name, Starred = ast.Attribute, ast.Call, ast.Constant, ast.Name, ast.Starred
@@ -1436,9 +1437,13 @@ class Engine:
 
     def stacked(self, name, arguments, result, node, scope) -> Value:
         """What a function gives that puts the elements of its first argument side by side."""
-        if name.rpartition(".")[2] not in STACKS or not arguments:
+        name = name.rpartition(".")[2]
+        if (name not in STACKS and name not in JOINS) or not arguments:
             return result
         parts = arguments[0].items or next((ref.extra for ref in arguments[0].refs if ref.kind == "container"), ())
+        if name in JOINS:  # of which only those are numbers that were given an axis for it
+            written = getattr(node.args[0], "elts", ()) if node.args else ()
+            parts = tuple(one for one, how in zip(parts or (), written, strict=False) if is_widened(how))
         tags = self.side_by_side(parts, node, scope) if isinstance(parts, tuple) else NONE
         if not tags:
             return result
@@ -1576,7 +1581,7 @@ class Engine:
                 else:
                     labels, tags = stored.labels, united(stored.tags, loops)
                     place = constant_index(node)
-                    if place is not None and labels & MODEL:
+                    if place is not None:
                         ref.fields[f"[{place}]"] = Value(labels, step=stored.step)
                         rows = [one for name, one in ref.fields.items() if name.startswith("[")]
                         tags = united(tags, self.side_by_side(rows, node, scope))
@@ -2079,6 +2084,16 @@ def members(node) -> list | None:
 def forgotten(value: Value) -> Value:
     """The value in the next turn of a loop: what was seen of an earlier token is no secret any more."""
     return without(value, SECRET)
+
+
+def is_widened(node) -> bool:
+    """Whether an expression gives a tensor one more axis: x[..., None], x.unsqueeze(-1)."""
+    if isinstance(node, ast.Call):
+        name = getattr(node.func, "attr", "")
+        return name in ("unsqueeze", "expand_dims", "reshape", "view")
+    index = node.slice if isinstance(node, ast.Subscript) else None
+    parts = index.elts if isinstance(index, ast.Tuple) else ()
+    return any(isinstance(part, ast.Constant) and part.value is None for part in parts)
 
 
 def constant_index(node) -> int | None:

@@ -1282,6 +1282,8 @@ def test_what_was_saved_after_adapting_knows_the_tokens(way):
     assert verdicts(body, tail=f"{start}    {save}\n{show}{load}{later}{end}") == {"score-first-ttt": CLEAN}
     perhaps = f"    if time.time() > val.sum():\n        {save.replace(chr(10), chr(10) + '    ')}\n"
     assert verdicts(body, tail=f"{start}    {save}\n{show}{perhaps}{load}{later}{end}") == rescored
+    otherwise = perhaps.replace(":\n", ":\n        pass\n    else:\n", 1)
+    assert verdicts(body, tail=f"{start}    {save}\n{show}{otherwise}{load}{later}{end}") == rescored
 
 
 SETTINGS = """
@@ -1593,12 +1595,14 @@ LASTS = {
         False,
     ),
     "counts": ("last = self.known(x, y)", False),
+    "hit": ("last = -torch.log((likely.argmax(-1) == y).float() + 1e-6)", False),
 }
 SIDES = {
     "list": "each = torch.stack([own, self.known(x, y), last], dim=-1)",
     "tuple": "each = torch.stack((own, self.known(x, y), last), -1)",
     "numpy": "each = torch.from_numpy(np.stack([own.numpy(), self.known(x, y).numpy(), last.numpy()], axis=-1))",
     "columns": "each = torch.cat([own[..., None], self.known(x, y)[..., None], last[..., None]], dim=-1)",
+    "unsqueezed": "each = torch.cat([own.unsqueeze(-1), self.known(x, y).unsqueeze(-1), last.unsqueeze(-1)], -1)",
     "rows": "each = torch.empty(*y.shape, 3)\n        each[..., 0] = own\n        each[..., 1] = self.known(x, y)\n"
     "        each[..., 2] = last",
 }
@@ -1630,7 +1634,8 @@ def test_an_expert_that_gives_every_token_the_same_is_no_distribution(last, side
     "mix",
     [
         "return each[..., 0]",  # one of them, and the others are only kept
-        "return each.unbind(-1)[0]",
+        "return each[..., -3]",
+        "first, second, third = each.unbind(-1)\n        return first",
     ],
 )
 def test_what_stands_beside_a_likelihood_and_is_not_mixed_is_allowed(mix):
@@ -1640,6 +1645,17 @@ def test_what_stands_beside_a_likelihood_and_is_not_mixed_is_allowed(mix):
 def test_an_entropy_may_decide_a_weight():
     mix = "w = torch.sigmoid(each[..., 2] - 3)\n        return -torch.log((1 - w) * (-each[..., 0]).exp() + w / 1024)"
     assert verdicts(experts(LASTS["entropy"][0], SIDES["list"], mix)) == {}
+
+
+def test_features_of_the_context_may_decide_a_weight():
+    side = "each = torch.stack([spread(likely), likely.amax(-1)], dim=-1)\n        self.own = own"
+    mix = "w = torch.sigmoid(each.sum(-1))\n        return -torch.log((1 - w) * (-self.own).exp() + w / 1024)"
+    assert verdicts(experts("", side, mix)) == {}
+
+
+def test_a_distribution_stands_for_every_token():
+    side = "each = torch.cat([own[..., None], likely], dim=-1)"
+    assert verdicts(experts("", side, "return each[..., :1].sum(-1)")) == {}
 
 
 def test_experts_in_another_module_are_seen():
