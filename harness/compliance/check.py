@@ -67,7 +67,7 @@ def _checked(target: Target) -> Report:
     clock = clock_of(target)
     logs = _attempt("its logs", lambda: _log_texts(target), [], findings)
     reported = _reported(target)
-    claims = claims_of(target)
+    claims = _attempt("what its submission.json claims", lambda: claims_of(target), None, findings)
     followed = _attempt("what its code imports by a path", lambda: _followed(unpacked), set(), findings)
     runs = [run for run in unpacked.runs if not (run.imported and run.entry.path in followed)]
     readme = _readme(target) if len(runs) == 1 else None  # with several, each does a part of what it says

@@ -164,8 +164,8 @@ def target_gate(program, engine: Engine, order: Order) -> list[Finding]:
 def unnormalised(program, engine: Engine, order: Order) -> list[Finding]:
     """Likelihoods that are mixed with a number which looks at no token."""
     for event in order.scores:
-        for node in [tag[1] for tag in event.value.tags if type(tag) is tuple and tag[0] == "beside"]:
-            step = engine.sides[node]
+        nodes = {tag[1] for tag in event.value.tags if type(tag) is tuple and tag[0] == "beside"}
+        for step in (step for node, step in engine.sides.items() if node in nodes):
             mixed = Event("score", step.node, step.module, Value(step=step.before))
             end = place(program, event.node, event.module, "and added to the score")
             message = (

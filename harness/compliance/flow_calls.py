@@ -102,6 +102,8 @@ HASHES = words("hash crc32 adler32 md5 sha1 sha256 blake2b blake2s fnv1a xxh64 x
 READERS = words(
     "fromfile memmap load read_bytes read_text from_file read_table loadtxt open_memmap mmap frombuffer_file"
 )
+STACKS = words("stack column_stack dstack")  # put things of one shape side by side
+JOINS = words("cat concatenate concat hstack vstack")
 SAVERS = frozenset(
     {"torch.save", "pickle.dump", "pickle.dumps", "safetensors.torch.save_file", "safetensors.torch.save"}
 )
@@ -124,7 +126,8 @@ RETURNS_ARGUMENT = words(  # functions that give back what they are given, or wh
     "narrow flatten reshape squeeze unsqueeze maximum minimum clip clamp where nan_to_num broadcast_to expand_dims "
     "transpose split chunk array_split roll contiguous to_device uint16 uint32 uint64 int8 int16 int32 int64 uint8 "
     "float32 float64 float16 bfloat16 checkpoint unbind pad repeat tile intp frombuffer BytesIO decompress bytes "
-    "Parameter_ from_iterable cycle functional_call disable allow_in_graph make_graphed_callables asnumpy"
+    "column_stack dstack Parameter_ from_iterable cycle functional_call disable allow_in_graph asnumpy "
+    "make_graphed_callables"
 )
 
 
@@ -279,7 +282,7 @@ def method(engine, base, name, arguments, keywords, node, scope) -> Value:
         return base
     if name in ALLOCATES:
         return allocated(engine, arguments, keywords, node, scope)
-    if name in {"unbind", "split", "chunk", "tensor_split"} and base.tags:
+    if engine.sides and name in {"unbind", "split", "chunk", "tensor_split"}:
         base = Value(base.labels, base.refs, base.constant, base.items, apart(base.tags), base.lossy, base.step)
     if name == "numpy" or name in SAME:
         return same(engine, base, name, arguments, node, scope)
@@ -1101,7 +1104,7 @@ def given_back(engine, name, arguments, keywords, node, scope) -> Value:
         return engine.step(arguments[0], node, scope, "the tokens one further on: the targets", TARGET)
     result = EMPTY
     for value in arguments:
-        if name in {"cat", "concatenate", "stack", "hstack", "vstack", "concat", "chain"}:
+        if name in STACKS or name in JOINS or name == "chain":
             result = join(result, derived(engine, [engine.iterate(value, node, scope)]))
         elif name in {"min", "max", "maximum", "minimum"}:
             result = join(result, derived(engine, [value]))
@@ -1110,7 +1113,32 @@ def given_back(engine, name, arguments, keywords, node, scope) -> Value:
             if name not in {"DistributedDataParallel", "DataParallel", "DDP"}:
                 content = engine.content(value)
                 result = join(result, Value(content.labels, tags=content.tags, lossy=content.lossy, step=content.step))
+    if arguments and (name in STACKS or name in JOINS or name == "array"):
+        return stacked(engine, name, arguments[0], result, node, scope)
     return result
+
+
+def stacked(engine, name, first, result, node, scope) -> Value:
+    """What a function gives that puts the elements of its first argument side by side."""
+    parts = first.items or next((ref.extra for ref in first.refs if ref.kind == "container"), ())
+    if name in JOINS:  # of which only those are numbers that were given an axis for it
+        written = getattr(node.args[0], "elts", ()) if node.args else ()
+        parts = tuple(one for one, how in zip(parts or (), written, strict=False) if _is_widened(how))
+    tags = engine.side_by_side(parts, node, scope) if isinstance(parts, tuple) else NONE
+    if not tags:
+        return result
+    step = engine.sides[node]
+    return Value(result.labels, result.refs, UNKNOWN, None, united(result.tags, tags), result.lossy, step)
+
+
+def _is_widened(node) -> bool:
+    """Whether an expression gives a tensor one more axis: x[..., None], x.unsqueeze(-1)."""
+    if isinstance(node, ast.Call):
+        name = getattr(node.func, "attr", "")
+        return name in ("unsqueeze", "expand_dims", "reshape", "view")
+    index = node.slice if isinstance(node, ast.Subscript) else None
+    parts = index.elts if isinstance(index, ast.Tuple) else ()
+    return any(isinstance(part, ast.Constant) and part.value is None for part in parts)
 
 
 def _last(node) -> str:

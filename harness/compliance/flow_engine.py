@@ -84,8 +84,6 @@ LN2 = (0.6931, 1.4427)
 VAL_NAME = re.compile(r"(?<![a-zA-Z])(val|valid|validation|dev|eval|test)(?![a-zA-Z])", re.IGNORECASE)
 TRAIN_NAME = re.compile(r"(?<![a-zA-Z])(train|training)(?![a-zA-Z])", re.IGNORECASE)
 FILE_NAME = re.compile(r"[*?]|\.(bin|npy|npz|pt|pth|parquet|jsonl?|txt|dat|raw)$|/")
-STACKS = frozenset({"stack", "column_stack", "dstack", "array"})  # put things of one shape side by side
-JOINS = frozenset({"cat", "concatenate", "concat", "hstack", "vstack"})
 OF_TOKENS = LOSS | COUNTS | EACH | SECRET  # what depends on which token came
 TRAINED = frozenset({"module", "parameter"})  # kinds of objects that hold weights
 NO_DATA = frozenset({"external", "class", "function", "method", "argparser"})  # those that hold nothing
@@ -1435,21 +1433,6 @@ class Engine:
             return named
         return self.subscript(base, key, node, scope)
 
-    def stacked(self, name, arguments, result, node, scope) -> Value:
-        """What a function gives that puts the elements of its first argument side by side."""
-        name = name.rpartition(".")[2]
-        if (name not in STACKS and name not in JOINS) or not arguments:
-            return result
-        parts = arguments[0].items or next((ref.extra for ref in arguments[0].refs if ref.kind == "container"), ())
-        if name in JOINS:  # of which only those are numbers that were given an axis for it
-            written = getattr(node.args[0], "elts", ()) if node.args else ()
-            parts = tuple(one for one, how in zip(parts or (), written, strict=False) if is_widened(how))
-        tags = self.side_by_side(parts, node, scope) if isinstance(parts, tuple) else NONE
-        if not tags:
-            return result
-        step = self.sides[node]
-        return Value(result.labels, result.refs, UNKNOWN, None, united(result.tags, tags), result.lossy, step)
-
     def side_by_side(self, values, node, scope) -> frozenset:
         """The tag of likelihoods of the token that came beside a number that the model gives whatever token comes."""
         contents = [self.content(one) for one in values]
@@ -1498,7 +1481,7 @@ class Engine:
                 if method is not None:
                     inner = join(inner, self.call_function(method, [ref.value, key], {}, node, scope))
         labels, tags, lossy, path = content.labels, content.tags, content.lossy, content.step
-        if constant_index(node) is not None:
+        if self.sides and constant_index(node) is not None:
             tags = apart(tags)
         if base.items:
             inner = join(inner, flat(base))
@@ -1686,8 +1669,7 @@ class Engine:
             base = self.evaluate(callee.value, scope)
             if base in self.packages and type(callee.value) is not Call:
                 (ref,) = self.member_of(base, callee).refs
-                found = flow_calls.function(self, ref.name, arguments, keywords, node, scope)
-                return self.stacked(ref.name, arguments, found, node, scope)
+                return flow_calls.function(self, ref.name, arguments, keywords, node, scope)
             return self.call_attribute(base, callee.attr, arguments, keywords, node, scope)
         callee = self.evaluate(callee, scope)
         return self.call(callee, arguments, keywords, node, scope)
@@ -1785,7 +1767,6 @@ class Engine:
                 found = self.instantiate(ref, arguments, keywords, node, scope)
             elif kind == "external":
                 found = flow_calls.function(self, ref.name, arguments, keywords, node, scope)
-                found = self.stacked(ref.name, arguments, found, node, scope)
             elif kind in ("module", "parameter", "snapshot"):
                 method = self.method_of(ref, "forward") or self.method_of(ref, "__call__")
                 found = self.call_module(ref, method, arguments, keywords, node, scope)
@@ -2084,16 +2065,6 @@ def members(node) -> list | None:
 def forgotten(value: Value) -> Value:
     """The value in the next turn of a loop: what was seen of an earlier token is no secret any more."""
     return without(value, SECRET)
-
-
-def is_widened(node) -> bool:
-    """Whether an expression gives a tensor one more axis: x[..., None], x.unsqueeze(-1)."""
-    if isinstance(node, ast.Call):
-        name = getattr(node.func, "attr", "")
-        return name in ("unsqueeze", "expand_dims", "reshape", "view")
-    index = node.slice if isinstance(node, ast.Subscript) else None
-    parts = index.elts if isinstance(index, ast.Tuple) else ()
-    return any(isinstance(part, ast.Constant) and part.value is None for part in parts)
 
 
 def constant_index(node) -> int | None:

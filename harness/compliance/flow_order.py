@@ -4,6 +4,7 @@ validation tokens, and then validation tokens were scored with it"."""
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -178,8 +179,8 @@ class Order:
         for one in event.objects:
             root = one.root
             used = [root, *(tag.root for tag in event.value.tags if isinstance(tag, Object))]
-            for one, counted in ((one, counted) for counted in (True, False) for one in used):
-                scored, loops = state.scored.get((one, counted), (None, ()))
+            for counted, weights in itertools.product((True, False), used):
+                scored, loops = state.scored.get((weights, counted), (None, ()))
                 if scored is not None and self.first_scored(scored, loops, event):
                     self.legal.setdefault(event.node, (scored, event, counted))
                     break

@@ -278,10 +278,10 @@ def later(first: Value, second: Value) -> Step | None:
 @dataclass(eq=False, slots=True)
 class Event:
     """kind: update, score, read, write, fresh (tables are made anew, or emptied), snapshot, load, mix, calibrate, mixed
-    (counts that reach the score), limit (time is compared with a number), printed (a text with scores in it is made).
-    objects: the state it concerns, or the text. sources: of a
-    load, the objects that the new state comes from, or None if it cannot be told. first: the labels that the value had
-    the first time through the program; those that it gained later come from an earlier turn of a loop."""
+    (counts that reach the score), limit (time is compared with a number), printed (a text with scores in it is made),
+    saved (weights go into a file). objects: the state it concerns, or the text. sources: of a load, the objects that
+    the new state comes from, or None if it cannot be told. first: the labels that the value had the first time through
+    the program; those that it gained later come from an earlier turn of a loop."""
 
     kind: str
     node: ast.AST

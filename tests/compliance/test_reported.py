@@ -98,15 +98,7 @@ def test_a_claim_that_was_not_followed_tells_nothing() -> None:
     assert reported(every, [f"{LINE}\nagain val_bpb:1.1190"], claims("1.1190")) is None
 
 
-SCRIPT = """
-import glob, math
-import numpy as np
-import torch
-import torch.nn.functional as F
-
-def stream(pattern):
-    return torch.cat([torch.from_numpy(np.fromfile(one, dtype="<u2").astype(np.int64)) for one in glob.glob(pattern)])
-
+SCORE = """
 def score(net, tokens):
     total, count = 0.0, 0
     for start in range(0, tokens.numel() - 513, 512):
@@ -115,18 +107,26 @@ def score(net, tokens):
             total += F.cross_entropy(net(x), y).item()
         count += 1
     return total / count / math.log(2.0)
-
-def score_and_learn(net, tokens, optimizer):
-    total, count = 0.0, 0
-    for start in range(0, tokens.numel() - 513, 512):
-        x, y = tokens[start : start + 512], tokens[start + 1 : start + 513]
-        with torch.no_grad():
-            total += F.cross_entropy(net(x), y).item()
-        count += 1
+"""
+AND_LEARN = """count += 1
         F.cross_entropy(net(x), y).backward()
         optimizer.step()
-    return total / count / math.log(2.0)
+"""
+SCORE_AND_LEARN = SCORE.replace("score(net, tokens)", "score_and_learn(net, tokens, optimizer)")
+SCORE_AND_LEARN = SCORE_AND_LEARN.replace("count += 1\n", AND_LEARN)
+SCRIPT = """
+import glob, math
+import numpy as np
+import torch
+import torch.nn.functional as F
 
+def stream(pattern):
+    return torch.cat([torch.from_numpy(np.fromfile(one, dtype="<u2").astype(np.int64)) for one in glob.glob(pattern)])
+"""
+SCRIPT += (
+    SCORE
+    + SCORE_AND_LEARN
+    + """
 def learn(net, tokens, optimizer):
     for epoch in range(3):
         for start in range(0, tokens.numel() - 513, 512):
@@ -146,6 +146,7 @@ def main():
         optimizer.step()
     val = stream("data/fineweb_val_*.bin")
 """
+)
 FIRST = '    bpb = score(net, val)\n    print(f"plain val_bpb:{bpb:.4f}")\n'
 THEN_LEARNED = (
     '    learn(net, val, optimizer)\n    bpb = score(net, val)\n    print(f"after learning val_bpb:{bpb:.4f}")\n'
