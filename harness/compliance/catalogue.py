@@ -40,7 +40,11 @@ CHECKS = {
             "Among the likelihoods that are mixed stands a number that the model gives whatever token comes, as the "
             "entropy of its prediction in place of a loss. Every token gets it, so that over all tokens the sum is far "
             "above one, and no loss can be much larger than it. Entropies may decide weights; a uniform distribution "
-            "may be mixed in.",
+            "may be mixed in. Or the loss of the token that came is shared out among its bytes, and each share is "
+            "mixed with the likelihood that something else gives that byte: the shares are known for that token alone, "
+            "so that no byte has a distribution, and over all tokens the products can come to more than one. A model "
+            "of bytes may be mixed with likelihoods of bytes that are summed over the tokens which begin so, or with "
+            "whole tokens.",
             CONDITIONS + ": 2, a full normalised distribution over the vocabulary",
             ERROR,
         ),

@@ -31,6 +31,14 @@ TRAIN_SECONDS = 600
 KEPT_AT_LEAST = 3  # seconds for calibration; what keeps less may not fit
 LATE_SECONDS = 1.0  # the step in flight, and what a log rounds
 GROSS_SECONDS = 5.0  # more than time that was kept can have been misjudged by
+BESIDE = (
+    "likelihoods of the token that came are mixed with a number that is the same for every token, as an entropy is: "
+    "over the vocabulary the mixture's sum is above one"
+)
+SPREAD = (
+    "the loss of a token is shared out among its bytes, and the shares are used as likelihoods of bytes: they are "
+    "known for the token that came alone, and mixed with others their sum over all tokens can be above one"
+)
 
 
 def check_flow(program) -> list[Finding]:
@@ -162,18 +170,15 @@ def target_gate(program, engine: Engine, order: Order) -> list[Finding]:
 
 
 def unnormalised(program, engine: Engine, order: Order) -> list[Finding]:
-    """Likelihoods that are mixed with a number which looks at no token."""
+    """Likelihoods that are mixed with a number which looks at no token, or with equal shares for a token's bytes."""
     for event in order.scores:
-        nodes = {tag[1] for tag in event.value.tags if type(tag) is tuple and tag[0] == "beside"}
-        for step in (step for node, step in engine.sides.items() if node in nodes):
-            mixed = Event("score", step.node, step.module, Value(step=step.before))
-            end = place(program, event.node, event.module, "and added to the score")
-            message = (
-                "likelihoods of the token that came are mixed with a number that is the same for every token, as an "
-                "entropy is: over the vocabulary the mixture's sum is above one"
-            )
-            flow = (*path(program, mixed, step.note), end)
-            return [Finding("unnormalised-mixture", Status.FLAG, message, flow)]
+        for kind, steps, message in (("beside", engine.sides, BESIDE), ("spread", engine.spread, SPREAD)):
+            nodes = {tag[1] for tag in event.value.tags if type(tag) is tuple and tag[0] == kind}
+            for step in (step for node, step in steps.items() if node in nodes):
+                mixed = Event("score", step.node, step.module, Value(step=step.before))
+                end = place(program, event.node, event.module, "and added to the score")
+                flow = (*path(program, mixed, step.note), end)
+                return [Finding("unnormalised-mixture", Status.FLAG, message, flow)]
     return []
 
 

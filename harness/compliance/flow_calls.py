@@ -118,6 +118,15 @@ SUMS = words("sum mean nansum nanmean fsum average prod norm count_nonzero")
 MIDDLES = words("median nanmedian quantile nanquantile percentile nanpercentile std var kthvalue")
 EXTREMES = words("min max minimum maximum fmin fmax amin amax nanmin nanmax")
 XORS = words("bitwise_xor logical_xor")
+GATHERS = {  # of torch.distributed: where the place is that is written to, and where what is sent
+    "all_gather": ("tensor_list", 0, "tensor", 1),
+    "all_gather_object": ("object_list", 0, "obj", 1),
+    "all_gather_into_tensor": ("output_tensor", 0, "input_tensor", 1),
+    "gather": ("gather_list", 1, "tensor", 0),
+    "gather_object": ("object_gather_list", 1, "obj", 0),
+}
+EXPONENTIALS = words("exp exp2 expm1 logaddexp logaddexp2 logsumexp")
+POWERS = words("pow power float_power")
 RETURNS_ARGUMENT = words(  # functions that give back what they are given, or what holds it
     "compile DistributedDataParallel DataParallel DDP FSDP FullyShardedDataParallel script trace wraps lru_cache cache "
     "tensor as_tensor from_numpy asarray array ascontiguousarray list tuple sorted reversed set frozenset iter "
@@ -324,6 +333,8 @@ def method(engine, base, name, arguments, keywords, node, scope) -> Value:
         return engine.binary(ast.Div(), base, arguments[0], node, scope)
     if name in ("mul", "multiply") and arguments:
         return engine.binary(ast.Mult(), base, arguments[0], node, scope)
+    if name in POWERS and arguments:
+        return engine.binary(ast.Pow(), base, arguments[0], node, scope)
     if name in XORS and arguments:
         return engine.binary(ast.BitXor(), base, arguments[0], node, scope)
     if name in HASHES and arguments:
@@ -348,7 +359,7 @@ def method(engine, base, name, arguments, keywords, node, scope) -> Value:
     if name in {"encode", "decode", "DecodeIds", "decode_ids", "id_to_piece", "IdToPiece"} and result.labels & VAL:
         seen = SEEN if result.labels & (TARGET | SEEN) else 0
         return Value(result.labels & ORIGINS | BYTES | seen, tags=NONE, step=result.step)
-    return result
+    return exponential(engine, name, result, node, scope)
 
 
 def same(engine, base, name, arguments, node, scope) -> Value:
@@ -884,6 +895,8 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
         return Value(refs=table.refs, items=(table, table))
     if name == "searchsorted":
         return derived(engine, arguments[1:2])
+    if name in GATHERS and dotted.startswith("torch.distributed"):
+        return gathered_from_ranks(engine, GATHERS[name], arguments, keywords)
     if name in {"gather", "take", "take_along_axis", "take_along_dim", "index_select"}:
         key = (
             arguments[-1]
@@ -899,6 +912,8 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
         return stored_out(engine, result, keywords)
     if name in ("multiply", "mul") and len(arguments) > 1:
         return engine.binary(ast.Mult(), first, arguments[1], node, scope)
+    if name in POWERS and len(arguments) > 1:
+        return engine.binary(ast.Pow(), first, arguments[1], node, scope)
     if name in XORS and len(arguments) > 1:
         return engine.binary(ast.BitXor(), first, arguments[1], node, scope)
     if name in HASHES and arguments:
@@ -926,9 +941,7 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
     if name in {
         "all_reduce",
         "broadcast",
-        "all_gather",
         "reduce_scatter_tensor",
-        "all_gather_into_tensor",
         "isend",
         "send",
     }:
@@ -953,7 +966,7 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
     if name in {"isnan", "isinf"} and arguments:
         return derived(engine, arguments, drop=SEEN)
     if name in {"logaddexp", "logaddexp2", "lerp"} and len(arguments) > 1:
-        result = derived(engine, arguments)
+        result = exponential(engine, name, derived(engine, arguments), node, scope)
         if result.labels & EACH:
             weights = logarithmic_weights(engine.program, node.args, scope.program_scope)
             return engine.weighted(node.args[2:3] if name == "lerp" else weights, result, node, scope)
@@ -965,6 +978,7 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
         return EMPTY
     if dotted.partition(".")[0] in PURE_LIBRARIES:
         result = fused(engine, derived(engine, [*arguments, *keywords.values()]), arguments)
+        result = exponential(engine, name, result, node, scope)
     else:
         result = unknown(engine, EMPTY, arguments, keywords, node, scope)
     kept = frozenset(
@@ -1037,6 +1051,23 @@ def converted(name, value) -> Value:
         return Value(value.labels, constant=str(constant))
     except (TypeError, ValueError, OverflowError):
         return Value(value.labels)
+
+
+def gathered_from_ranks(engine, places, arguments, keywords) -> Value:
+    """What every process has of validation tokens is put into a list, or an array, of one or each of them."""
+    into_name, into_place, sent_name, sent_place = places
+    into = arguments[into_place] if len(arguments) > into_place else keywords.get(into_name, EMPTY)
+    sent = arguments[sent_place] if len(arguments) > sent_place else keywords.get(sent_name, EMPTY)
+    if engine.content(sent).labels & VAL:
+        for ref in into.refs:
+            if ref.kind in ("container", "array"):
+                engine.store_element(ref, sent)
+    return EMPTY
+
+
+def exponential(engine, name, result, node, scope) -> Value:
+    """What a function gives, if it is one that makes likelihoods of their logarithms."""
+    return engine.likely_again(result, result, node, scope) if engine.shares and name in EXPONENTIALS else result
 
 
 def logarithm(name, arguments) -> Value:

@@ -173,6 +173,8 @@ class Engine:
         self.objects = 0
         self.gates: dict[ast.AST, Gate] = {}
         self.sides: dict[ast.AST, Step] = {}  # where likelihoods stand beside a number that looks at no token
+        self.shares: dict[ast.AST, Step] = {}  # where the loss of a token is shared out among its bytes
+        self.spread: dict[ast.AST, Step] = {}  # where such a share becomes a likelihood again
         self.native: list[Step] = []  # calls of native code that is given validation tokens
         self.stable: dict[ast.AST, frozenset[str]] = {}  # of functions: what is subtracted inside of an exp
         self.gradient = EMPTY
@@ -217,7 +219,23 @@ class Engine:
         if kind in ("array", "container") and found.turn != self.turn:  # it is made anew, and empty
             found.turn = self.turn
             found.former, found.element = found.element, None
+        elif kind in ("array", "container") and found.element is not None:
+            self.made_again(found)
         return found
+
+    def made_again(self, ref):
+        """Another call makes what one has made before: what it held is joined with what it will, but is scored."""
+        level, seen = [ref], {ref}
+        for _ in range(NESTED):
+            held: list[Object] = []
+            for one in level:
+                if one.element is None:
+                    continue
+                if one.element.labels & SECRET:
+                    one.element = forgotten(one.element)
+                held += [inner for inner in one.element.refs if inner.kind in ("array", "container")]
+            level = [one for one in dict.fromkeys(held) if one not in seen]
+            seen.update(level)
 
     def new(self, *facts, **more) -> Object:
         self.objects += 1
@@ -642,7 +660,7 @@ class Engine:
         if isinstance(target, ast.Subscript):
             self.forget_reads(self.evaluate(target.value, scope).refs, here)
         tables = [ref for ref in before.refs if ref.kind in ("array", "container")]
-        adds = isinstance(node.op, ast.Add)
+        adds = isinstance(node.op, ast.Add | ast.Sub)  # total -= log(likelihood)
         content = self.content(value)
         if isinstance(target, ast.Subscript):
             base = self.evaluate(target.value, scope)
@@ -1224,7 +1242,36 @@ class Engine:
             result = self.ratio(one, other, node, scope)
         if kind in (ast.Div, ast.Mult):
             self.scored(op, one, other, result, node, scope)
+        if labels & EACH and labels & BYTES:
+            result = self.shared_out(kind, one, other, result, node, scope)
+        if kind is ast.Pow and self.shares:
+            result = self.likely_again(result if node in self.shares else other, result, node, scope)
         return result
+
+    def shared_out(self, kind, one, other, result, node, scope) -> Value:
+        """The loss of a token divided by its bytes, or its likelihood to that power: what each byte gets."""
+        of_bytes = other.labels & BYTES and not other.labels & EACH
+        if kind is ast.Mult and not of_bytes:  # by what is one divided by them
+            of_bytes, one = one.labels & BYTES and not one.labels & EACH, other
+        if kind not in (ast.Div, ast.Mult, ast.Pow) or not of_bytes or not one.labels & EACH:
+            return result
+        step = Step(node, scope.module, "what a token costs is shared out among its bytes", result.step)
+        self.shares.setdefault(node, step)
+        tags = united(result.tags, frozenset((("share", node),)))
+        return Value(result.labels, NONE, UNKNOWN, None, tags, result.lossy, result.step)
+
+    def is_spread(self, value) -> bool:
+        return any(type(tag) is tuple and tag[0] == "spread" for tag in value.tags)
+
+    def likely_again(self, exponent, result, node, scope) -> Value:
+        """An exponential: if it is of a byte's share of a loss, this is taken for the likelihood of the byte."""
+        shared = {tag[1] for tag in exponent.tags if type(tag) is tuple and tag[0] == "share"}
+        before = next((step for where, step in self.shares.items() if where in shared), None)
+        if before is None:
+            return result
+        note = "and each byte's share is made a likelihood, which knows no other byte that could have come"
+        self.spread.setdefault(node, Step(node, scope.module, note, before))
+        return tagged(result, frozenset((("spread", node),)))
 
     def mixed(self, op, one, other, result, node, scope, right_node) -> Value:
         """Arithmetic on tokens: a key is made. Masks, remainders and exclusive or lose what the key was made of."""
@@ -1258,7 +1305,7 @@ class Engine:
             if bits and value.labels & VAL and value.labels & (LOSS | COUNTS) and not sums:
                 self.emit("score", node, scope, value)
                 self.real.add(node)
-            elif value.labels & VAL and value.labels & (COUNTS | GATED):
+            elif value.labels & VAL and (value.labels & (COUNTS | GATED) or (self.spread and self.is_spread(value))):
                 self.emit("mixed", node, scope, value)
 
     def ratio(self, one, other, node, scope) -> Value:
@@ -1519,7 +1566,7 @@ class Engine:
         if inner is not EMPTY and not held and not base.labels and counted is EMPTY:
             if loops:  # a tuple's items are chosen with it
                 inner = tagged(inner, loops)
-            kept = inner.labels | labels & (SEEN | CHOSEN)
+            kept = inner.labels | labels & (SEEN | CHOSEN | BYTES)
             step = inner.step or (path if kept & (SEEN | CHOSEN) else None)
             return Value(kept, inner.refs, UNKNOWN, inner.items, inner.tags, inner.lossy, step)
         if counted is not EMPTY:

@@ -14,7 +14,7 @@ import math
 import re
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.compliance.findings import Finding, Place, Source, Status
 from harness.compliance.inputs import METADATA, Kind, Target, TargetFile
@@ -64,7 +64,18 @@ BYTES_KEYS = (
     "total_bytes",
     "total_size_bytes",
 )
-SEED_KEYS = ("seed_results", "seeds", "results", "per_seed", "seed_scores", "runs")
+SEED_KEYS = (
+    "seed_results",
+    "seeds",
+    "results",
+    "per_seed",
+    "seed_scores",
+    "runs",
+    "val_bpb_seeds",
+    "val_bpb_per_seed",
+    "per_seed_val_bpb",
+    "val_bpb_by_seed",
+)
 README_BPB = re.compile(
     r"(?i)(?:val[_ -]?bpb|bpb|bits per byte|score)\W{0,12}(?:score|mean|of|is)?\W{0,12}(\d\.\d{3,10})\b"
 )
@@ -282,7 +293,10 @@ def _claims(path: str, tables: dict) -> Claims:
             for name, result in value.items():
                 if match := re.fullmatch(r"(?:seed[_ -]?)?(\d{1,10})", str(name)):
                     listed.append(int(match[1]))
-                    seeds.setdefault(int(match[1]), _seed_claim(int(match[1]), result))
+                    claim = _seed_claim(int(match[1]), result)
+                    known = seeds.setdefault(claim.seed, claim)
+                    if known.bpb is None and claim.bpb is not None:
+                        seeds[claim.seed] = replace(known, bpb=claim.bpb)
         elif isinstance(value, list):
             for result in value:
                 if key == "seeds" and isinstance(result, int):

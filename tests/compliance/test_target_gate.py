@@ -393,12 +393,13 @@ def evaluate(net, val):
 
 
 def test_bytes_mixed_by_how_likely_the_byte_was_are_flagged():
-    assert verdicts(BYTES.replace("SURE", "").replace("AFTER", "sure[i] = chance")) == FLAG
+    found = verdicts(BYTES.replace("SURE", "").replace("AFTER", "sure[i] = chance"))
+    assert found == {**FLAG, "unnormalised-mixture": Status.FLAG}
 
 
 def test_bytes_mixed_by_how_sure_the_counts_are_pass():
     body = BYTES.replace("SURE", "sure[i] = max(counts.values(), default=0) / max(n, 1)").replace("AFTER", "")
-    assert verdicts(body) == {}
+    assert verdicts(body) == {"unnormalised-mixture": Status.FLAG}  # the shares that are mixed, not the weights
 
 
 # -- stored answers -------------------------------------------------------------------------------------------------
