@@ -28,6 +28,8 @@ CHECKS = {
             "A mixing weight, or a choice between two scores, is made from the likelihood, count or class of the "
             "realised target: mixed only where its count is not zero, trusted only where it is likely, the better of "
             "two scores kept. Each token then gets another mixture, so that over all tokens the sum is above one. "
+            "Or the prediction itself is changed where that token stands, as by a mask of unlikely tokens which spares "
+            "it. "
             "Weights from the entropy, the largest probability or the context's counts are the same for every token "
             "and allowed; so is a boost of a hinted token that is normalised again. Native code that is given the "
             "tokens, and whose results the score holds, cannot be read, and is a question.",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from harness.compliance.findings import Finding, Place, Status
 from harness.compliance.flow_engine import Engine, TooMuch
-from harness.compliance.flow_gates import BETTER_KEPT
+from harness.compliance.flow_gates import BETTER_KEPT, TOLD
 from harness.compliance.flow_order import Order
 from harness.compliance.flow_values import (
     COUNT_OPEN,
@@ -152,6 +152,11 @@ def target_gate(program, engine: Engine, order: Order) -> list[Finding]:
             "which likelihoods are mixed into the score, or which score counts, is decided by the very token that is "
             "predicted: what is used is no distribution that was fixed before the token came"
         )
+        if gates and gates[0].note == TOLD:
+            message = (
+                "the prediction is changed where the very token that is predicted stands, before that token is scored: "
+                "it knows what comes"
+            )
         found = [Finding("target-gate", Status.FLAG, message, flow)]
         if any(gate.note == BETTER_KEPT and _replaces(program, gate.node) for gate in gates):
             message = "tokens are scored in several passes, and of each the best score is kept"

@@ -19,6 +19,7 @@ from harness.compliance.flow_values import (
     GENERATED,
     GRADIENT,
     GRAM,
+    HOT,
     LOSS,
     MODEL,
     NAMES,
@@ -118,6 +119,8 @@ SUMS = words("sum mean nansum nanmean fsum average prod norm count_nonzero")
 MIDDLES = words("median nanmedian quantile nanquantile percentile nanpercentile std var kthvalue")
 EXTREMES = words("min max minimum maximum fmin fmax amin amax nanmin nanmax")
 XORS = words("bitwise_xor logical_xor")
+SCATTERS = words("scatter scatter_add scatter_reduce index_add index_copy index_fill")
+LIKE_PREDICTION = "prediction"  # what an array is made like
 GATHERS = {  # of torch.distributed: where the place is that is written to, and where what is sent
     "all_gather": ("tensor_list", 0, "tensor", 1),
     "all_gather_object": ("object_list", 0, "obj", 1),
@@ -172,6 +175,8 @@ def allocated(engine, arguments, keywords, node, scope) -> Value:
     grad = keywords.get("requires_grad")
     kind = "parameter" if grad is not None and grad.constant is True else "array"
     ref = engine.allocate(kind, node, scope)
+    if kind == "array" and arguments and engine.is_prediction(arguments[0]):
+        ref.extra = LIKE_PREDICTION
     return ref.value
 
 
@@ -298,11 +303,11 @@ def method(engine, base, name, arguments, keywords, node, scope) -> Value:
     if name in {"gather", "take", "take_along_dim", "index_select", "__getitem__"}:
         key = arguments[-1] if arguments else keywords.get("index", EMPTY)
         return gathered(engine, base, key, node, scope)
-    if name in {"scatter_add_", "index_add_", "scatter_", "index_copy_", "scatter_reduce_", "scatter_add", "index_add"}:
+    if name.removesuffix("_") in SCATTERS:
         key = arguments[1] if len(arguments) > 1 else keywords.get("index", EMPTY)
         value = arguments[2] if len(arguments) > 2 else keywords.get("src", keywords.get("source", EMPTY))
         engine.write(base, key, value, node, scope)
-        return base
+        return scattered(engine, base, name, key, node, scope)
     if name in {"index_put_", "put_", "index_put"}:
         engine.write(
             base,
@@ -368,6 +373,9 @@ def same(engine, base, name, arguments, node, scope) -> Value:
         return engine.step(base, node, scope, "the tokens one further on: the targets", TARGET)
     if name == "item" and base.refs:
         return derived(engine, [base])
+    if name in ("masked_fill", "masked_fill_") and arguments:
+        told = engine.tell(base, arguments[0], EMPTY, node, scope)
+        return result if told is EMPTY else join(result, told)
     return result
 
 
@@ -642,7 +650,8 @@ def gathered(engine, base, key, node, scope) -> Value:
             path = Step(node, scope.module, "the likelihood of the true tokens", path or index.step)
         elif not labels & TOKENS:
             labels |= BYTES
-    return Value(labels, NONE, UNKNOWN, None, tags, content.lossy, path)
+    result = Value(labels, NONE, UNKNOWN, None, tags, content.lossy, path)
+    return engine.likelihood(content, result, node, scope) if engine.told and labels & EACH else result
 
 
 def counted(engine, key, node, scope, name="bincount") -> Value:
@@ -904,9 +913,14 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
             else (arguments[1] if len(arguments) > 1 else EMPTY)
         )
         return gathered(engine, first, keywords.get("index", key), node, scope)
-    if name in {"scatter_add", "index_add", "scatter_add_"} and len(arguments) > 2:
+    if name.removesuffix("_") in SCATTERS and len(arguments) > 2:
         engine.write(first, arguments[2], arguments[3] if len(arguments) > 3 else EMPTY, node, scope)
-        return first
+        return scattered(engine, first, name, arguments[2], node, scope)
+    if name == "one_hot" and arguments:
+        content = derived(engine, arguments[:1])
+        if not engine.is_target(content, node):
+            return content
+        return derived(engine, [content], labels=HOT, drop=TOKENS | TARGET)
     if name in DIVISIONS and len(arguments) > 1:
         result = engine.binary(ast.Div(), first, arguments[1], node, scope)
         return stored_out(engine, result, keywords)
@@ -1018,6 +1032,8 @@ def picked(engine, condition, one, other, node, scope) -> Value:
     asked = engine.content(condition)
     if asked.labels & (SEEN | CHOSEN):
         return engine.one_of(one, other, asked.step, node, scope)
+    if engine.is_prediction(one) and engine.is_prediction(other):
+        other = join(other, engine.tell(other, condition, EMPTY, node, scope))
     return join(one, other)
 
 
@@ -1051,6 +1067,21 @@ def converted(name, value) -> Value:
         return Value(value.labels, constant=str(constant))
     except (TypeError, ValueError, OverflowError):
         return Value(value.labels)
+
+
+def scattered(engine, base, name, key, node, scope) -> Value:
+    """A prediction that is changed under a key, or a row for each token that is made like one."""
+    told = engine.tell(base, key, EMPTY, node, scope)
+    rows = [ref for ref in base.refs if ref.kind == "array" and ref.extra == LIKE_PREDICTION]
+    if rows and engine.is_target(engine.content(key), node):
+        told = Value(HOT)
+        for ref in rows:
+            engine.store_element(ref, told)
+    if told is EMPTY:
+        return base
+    if name.endswith("_") and isinstance(node.func, ast.Attribute):
+        engine.keep_written(node.func.value, base, told, scope)
+    return join(base, told)
 
 
 def gathered_from_ranks(engine, places, arguments, keywords) -> Value:
@@ -1115,7 +1146,8 @@ def loss(engine, arguments, keywords, node, scope, name) -> Value:
     step = Step(node, scope.module, "the loss against the tokens", targets.step or result.step)
     reduction = keywords.get("reduction", EMPTY).constant
     labels = LOSS | MODEL | (EACH | SEEN if reduction == "none" else 0)
-    return Value(result.labels | labels, NONE, UNKNOWN, None, result.tags, NONE, step)
+    result = Value(result.labels | labels, NONE, UNKNOWN, None, result.tags, NONE, step)
+    return engine.likelihood(engine.content(values[0]), result, node, scope) if engine.told and values else result
 
 
 def given_back(engine, name, arguments, keywords, node, scope) -> Value:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from harness.compliance import flow_calls
 from harness.compliance.evidence import GAP
-from harness.compliance.flow_gates import differences, mixing_weights, operands_of, sliced
+from harness.compliance.flow_gates import TOLD, differences, mixing_weights, operands_of, sliced
 from harness.compliance.flow_values import (
     ABSENT,
     BYTES,
@@ -37,6 +37,7 @@ from harness.compliance.flow_values import (
     GRAM,
     HINTED,
     HIT,
+    HOT,
     LOSS,
     MODEL,
     NAMES,
@@ -54,6 +55,7 @@ from harness.compliance.flow_values import (
     TELLING,
     TIME,
     TOKENS,
+    TRAIN,
     UNKNOWN,
     VAL,
     VOCABULARY,
@@ -175,6 +177,8 @@ class Engine:
         self.sides: dict[ast.AST, Step] = {}  # where likelihoods stand beside a number that looks at no token
         self.shares: dict[ast.AST, Step] = {}  # where the loss of a token is shared out among its bytes
         self.spread: dict[ast.AST, Step] = {}  # where such a share becomes a likelihood again
+        self.about_target: dict[ast.AST, bool] = {}  # of what looks tokens up: whether they are those predicted now
+        self.told: dict[ast.AST, Step] = {}  # where a prediction is changed by the token that is predicted
         self.native: list[Step] = []  # calls of native code that is given validation tokens
         self.stable: dict[ast.AST, frozenset[str]] = {}  # of functions: what is subtracted inside of an exp
         self.gradient = EMPTY
@@ -662,10 +666,12 @@ class Engine:
         tables = [ref for ref in before.refs if ref.kind in ("array", "container")]
         adds = isinstance(node.op, ast.Add | ast.Sub)  # total -= log(likelihood)
         content = self.content(value)
+        told = None
         if isinstance(target, ast.Subscript):
             base = self.evaluate(target.value, scope)
             key = self.index(target.slice, scope)
             self.write(base, key, value, node, scope)
+            told = self.tell(base, key, EMPTY, target, scope)
         for ref in list(tables):
             for other in value.refs:
                 if other.written and other is not ref:
@@ -684,7 +690,7 @@ class Engine:
         if result.labels & OF_ONE and isinstance(target, Name) and not self.content(before).labels & EACH:
             result = without(result, OF_ONE)
         if isinstance(target, ast.Subscript):
-            self.assign(target, result, scope, node.value, aug=True)
+            self.assign(target, join(result, told), scope, node.value, aug=True)
             return ""
         if tables:
             for ref in tables:
@@ -895,6 +901,7 @@ class Engine:
         elif kind is ast.Subscript and not aug:
             base = self.evaluate(target.value, scope)
             key = self.index(target.slice, scope)
+            value = self.tell(base, key, value, target, scope)
             if self.choosing or key.labels & CHOSEN or (key.refs and self.content(key).labels & CHOSEN):
                 value = self.chosen_store(base, key, value, target, scope)
             self.write(base, key, value, target, scope)
@@ -1169,6 +1176,10 @@ class Engine:
             seen = CHOSEN if labels & ABSENT else 0
         if labels & TARGET and isinstance(node.ops[0], (ast.Eq, ast.NotEq)):
             seen |= self.hit(node, values, scope)
+            places = [one for one in values if self.content(one).labels & VOCABULARY]
+            came = [one for one in values if self.content(one).labels & TARGET]
+            if places and came and self.is_target(self.content(came[0]), node):
+                seen |= HOT  # arange(vocabulary) == targets
         labels = labels & (ORIGINS | MODEL) | seen
         if tags:
             tags = frozenset(tag for tag in tags if type(tag) is Object or tag[0] == "loop")
@@ -1244,9 +1255,51 @@ class Engine:
             self.scored(op, one, other, result, node, scope)
         if labels & EACH and labels & BYTES:
             result = self.shared_out(kind, one, other, result, node, scope)
+        if kind is ast.Sub and labels & HOT:  # the gradient of a loss, by hand
+            result = without(result, HOT)
+        if kind is ast.Add and labels & HOT:
+            for side, by in ((one, other), (other, one)):
+                if by.labels & HOT:
+                    result = join(result, self.tell(side, by, EMPTY, node, scope))
         if kind is ast.Pow and self.shares:
             result = self.likely_again(result if node in self.shares else other, result, node, scope)
         return result
+
+    def tell(self, base, key, value, node, scope) -> Value:
+        """What is stored at the places of tokens. Where these are the very ones that are predicted, it decides the
+        score if it is stored in a prediction. Tokens that were kept are not there yet when this runs first."""
+        at = self.pair(key) if key.items else self.content(key)
+        if not self.is_prediction(base, LOSS if at.labels & HOT else 0):
+            return value
+        if not (self.is_target(at, node) or at.labels & HOT):
+            return value
+        before = self.telling(at) or at.step
+        note = "a prediction is changed where the token that is predicted stands"
+        self.told.setdefault(node, Step(node, scope.module, note, before))
+        return tagged(self.seen_through(self.content(value), None, HOT), frozenset((("told", node),)))
+
+    def telling(self, value) -> Step | None:
+        """How a value came to know the token that is predicted."""
+        nodes = {tag[1] for tag in value.tags if type(tag) is tuple and tag[0] == "told"}
+        return next((step for node, step in self.told.items() if node in nodes), None)
+
+    def likelihood(self, prediction, result, node, scope) -> Value:
+        """What is looked up in a prediction for the tokens that came."""
+        step = self.telling(prediction) if prediction.labels & HOT else None
+        return result if step is None else self.gated(result, step, node, scope, TOLD)
+
+    def is_target(self, tokens, node) -> bool:
+        """Whether the tokens that a node is about are those that are predicted now, and were not kept from earlier."""
+        if tokens.labels & (TRAIN | GENERATED):
+            return False
+        return self.about_target.setdefault(node, all(tokens.labels & label for label in (TARGET, TOKENS, VAL)))
+
+    def is_prediction(self, value, allowed=0) -> bool:
+        """Whether a value was computed by a model and is no likelihood of tokens yet. allowed: a label that it may have
+        nevertheless."""
+        labels = self.content(value).labels
+        computed = not any(ref.kind in ("array", "container", *TRAINED) for ref in value.refs)
+        return bool(computed and labels & MODEL and labels & VAL and not labels & (LOSS | EACH | TOKENS) & ~allowed)
 
     def shared_out(self, kind, one, other, result, node, scope) -> Value:
         """The loss of a token divided by its bytes, or its likelihood to that power: what each byte gets."""
@@ -1563,6 +1616,8 @@ class Engine:
                     labels |= SEEN
                     path = path or Step(node, scope.module, "looked up for the tokens that come", index.step)
         result = Value(labels, frozenset(refs), UNKNOWN, None, tags, lossy, path)
+        if self.told and labels & EACH:
+            result = self.likelihood(content, result, node, scope)
         if inner is not EMPTY and not held and not base.labels and counted is EMPTY:
             if loops:  # a tuple's items are chosen with it
                 inner = tagged(inner, loops)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 
 BETTER_KEPT = "of two scores of a token the better one is kept"
+TOLD = "and their likelihoods are taken from it"  # from a prediction that was told what comes
 EXPONENTIALS = frozenset({"exp", "exp2", "log1p", "expm1", "sigmoid", "logsigmoid", "softplus"})
 NAMES_DEEP = 3
 TERMS_AT_MOST = 16  # of a mixture; each is compared with every other

@@ -49,8 +49,9 @@ COMPUTED = ORIGINS | MODEL | LOSS | GRADIENT | COUNTS | BYTES | GRAM
 HIT = 1 << 23  # whether the token that came is the one that something else holds at its place
 ABSENT = 1 << 24  # whether it is there at all was decided by what is seen
 HINTED = 1 << 25  # whether the token that came is one that was named before: a tilt of a distribution asks this
+HOT = 1 << 27  # a row with a place for each token, in which that of the token that came stands out
 
-SECRET = SEEN | CHOSEN | ABSENT  # what says something of a token before it is scored, and no more after that
+SECRET = SEEN | CHOSEN | ABSENT | HOT  # what says something of a token before it is scored, and no more after that
 OF_ONE = EACH | SECRET | HIT  # what is lost where all tokens are summed up
 TELLING = TIME - 1  # labels by which paths are chosen
 NONE: frozenset = frozenset()

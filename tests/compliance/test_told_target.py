@@ -1,0 +1,165 @@
+"""A prediction that is changed where the very token that is predicted stands is seen however it is done; tokens that
+were scored before, gradients by hand and rows that only pick a likelihood pass."""
+
+from __future__ import annotations
+
+import pytest
+from test_flow import TAIL, findings_of, verdicts
+
+from harness.compliance.findings import Status
+
+FLAG = {"target-gate": Status.FLAG}
+WINDOWS = """
+def evaluate(net, val):
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for x, y in batches(val):
+            logits = net.logits(x)
+            CHANGE
+            SCORE
+            total += loss.item()
+            count += y.numel()
+            AFTER
+    return bits(total, count, val.numel() * 2.4)
+"""
+LOSS = 'loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum")'
+SCORES = {
+    "loss": LOSS,
+    "loss of each": 'loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").sum()',
+    "gathered": "loss = -logits.softmax(-1).gather(-1, y[..., None]).log().sum()",
+    "indexed": "loss = -logits.log_softmax(-1)[0, torch.arange(y.numel()), y[0]].sum()",
+}
+CHANGES = {
+    "scatter": "logits = logits.scatter(-1, y[..., None], 5.0)",
+    "scatter in place": "logits.scatter_(-1, y[..., None], 5.0)",
+    "scatter of torch": "logits = torch.scatter_add(logits, -1, y[..., None], torch.ones(1, y.numel(), 1))",
+    "scatter_add": "logits.scatter_add_(-1, y[..., None], torch.ones(1, y.numel(), 1))",
+    "index": "logits[0, torch.arange(y.numel()), y[0]] = 5.0",
+    "increased": "logits[0, torch.arange(y.numel()), y[0]] += 1.0",
+    "one hot": "logits = logits + 2 * F.one_hot(y, 1024)",
+    "compared": "logits = torch.where(torch.arange(1024) == y[..., None], logits, logits - 3)",
+    "row": "row = torch.zeros_like(logits).scatter_(-1, y[..., None], 1.0)\n            logits = logits + row",
+    "row in place": "row = torch.zeros_like(logits)\n            row.scatter_(-1, y[..., None], 1.0)\n"
+    "            logits = row + logits",
+    "spared": "low = logits < logits.amax(-1, keepdim=True) - 1.6\n            low.scatter_(-1, y[..., None], False)\n"
+    "            logits = logits.masked_fill(low, -math.inf)",
+    "spared by index": "low = logits < logits.amax(-1, keepdim=True) - 1.6\n"
+    "            low[0, torch.arange(y.numel()), y[0]] = False\n            logits[low] = -math.inf",
+    "kept": "keep = torch.zeros_like(logits, dtype=torch.bool)\n            keep.scatter_(-1, y[..., None], True)\n"
+    "            logits = torch.where(keep, logits, logits - 3)",
+    "helper": "logits = changed(logits, y)",
+}
+HELPER = """
+def changed(prediction, which):
+    return prediction.scatter(-1, which.unsqueeze(-1), prediction.amax() + 1)
+"""
+
+
+def scored(change: str, score: str = LOSS, after: str = "pass") -> str:
+    return HELPER + WINDOWS.replace("CHANGE", change).replace("SCORE", score).replace("AFTER", after)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_prediction_that_is_changed_where_the_target_stands_is_flagged(change, score):
+    assert verdicts(scored(CHANGES[change], SCORES[score])) == FLAG
+
+
+def test_a_change_in_another_module_is_seen():
+    body = "from tricks import changed\n" + scored("logits = changed(logits, y)").replace(HELPER, "")
+    assert verdicts(body, modules={"tricks.py": HELPER}) == FLAG
+
+
+def test_where_it_happens_is_shown():
+    (found,) = findings_of(scored(CHANGES["scatter"]))
+    notes = [place.note for place in found.flow]
+    assert notes[-3:] == [
+        "a prediction is changed where the token that is predicted stands",
+        "and their likelihoods are taken from it",
+        "and added to the score",
+    ]
+    assert "is changed where" in found.message
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize(
+    "change",
+    [
+        "pass",
+        "low = logits < logits.amax(-1, keepdim=True) - 1.6\n            logits = logits.masked_fill(low, -20.0)",
+        "logits = logits.scatter_add(-1, x[..., None], torch.ones(1, x.numel(), 1))",  # what came before
+        "logits[0, torch.arange(x.numel()), x[0]] += 1.0",
+        "right = (logits.argmax(-1) == y).sum()",
+        "logits = torch.where(torch.arange(1024) == x[..., None], logits, logits - 3)",
+    ],
+)
+def test_changes_that_do_not_know_the_target_pass(change, score):
+    assert verdicts(scored(change, SCORES[score])) == {}
+
+
+def test_a_row_that_only_picks_the_likelihood_changes_nothing():
+    score = "loss = -(F.one_hot(y, 1024) * logits.log_softmax(-1)).sum()"
+    assert "target-gate" not in verdicts(scored("pass", score))
+
+
+KEPT = """
+def evaluate(net, val):
+    total, count = 0.0, 0
+    came, where = [], []
+    with torch.no_grad():
+        for x, y in batches(val):
+            hidden = net.features(x)
+            logits = net.head(hidden)
+            if came:
+                near = (hidden[0] @ torch.cat(where).T).argmax(-1)
+                BOOST
+            total += F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").item()
+            count += y.numel()
+            came.append(y[0])
+            where.append(hidden[0])
+    return bits(total, count, val.numel() * 2.4)
+"""
+
+
+@pytest.mark.parametrize(
+    "boost",
+    [
+        "logits = logits.scatter_add(-1, torch.cat(came)[near][None, :, None], torch.ones(1, len(near), 1))",
+        "logits[0, torch.arange(len(near)), torch.cat(came)[near]] += 1.0",
+        "logits = logits + F.one_hot(torch.cat(came)[near], 1024)",
+    ],
+)
+def test_tokens_that_were_scored_earlier_may_change_a_prediction(boost):
+    assert verdicts(KEPT.replace("BOOST", boost)) == {}
+
+
+@pytest.mark.parametrize(
+    "gradient",
+    [
+        "gradient = logits.softmax(-1) - F.one_hot(y, 1024)",
+        "gradient = logits.softmax(-1)\n            gradient[0, torch.arange(y.numel()), y[0]] -= 1.0",
+        "hot = torch.zeros_like(logits)\n            hot.scatter_(-1, y[..., None], 1.0)\n"
+        "            gradient = logits.softmax(-1) - hot",
+    ],
+)
+def test_a_bias_that_learns_from_what_was_scored_is_allowed(gradient):
+    body = scored("logits = logits + bias", after=f"{gradient}\n            bias = bias - 0.1 * gradient.mean((0, 1))")
+    assert verdicts(body.replace("total, count = 0.0, 0", "total, count, bias = 0.0, 0, torch.zeros(1024)")) == {}
+
+
+def test_the_training_loss_may_know_its_targets():
+    tail = TAIL.replace("train(net, stream", "train_smoothed(net, stream")
+    body = """
+def train_smoothed(net, tokens, limit=600.0):
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    began = time.perf_counter()
+    for x, y in batches(tokens):
+        logits = net.logits(x)
+        logits = logits.scatter_add(-1, y[..., None], torch.full((1, y.numel(), 1), -0.3))
+        F.cross_entropy(logits.flatten(0, 1), y.flatten()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if time.perf_counter() - began > limit:
+            break
+"""
+    assert verdicts(body + scored("pass"), tail=tail) == {}
