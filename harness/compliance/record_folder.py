@@ -30,6 +30,7 @@ MAX_LOGS = 200
 MAX_LOG_BYTES = 100_000_000  # of all logs of a folder
 MAX_FINDINGS = 40  # of one check
 SEEDS = 3
+PLAUSIBLE_BPB = 0.95  # bits per byte; the accepted records have 1.06 and more
 SLACK_SECONDS = 0.5  # a loop notices the cap after the step in flight
 GROSS_SECONDS = 5.0
 RATIO_TOLERANCE = 0.004  # of nats per bit-per-byte within one run
@@ -153,7 +154,8 @@ def check_record_folder(
     folder = read_record_folder(target, found)
     rules = load_rules("record").rules
     check = _Checker(target, folder, rules, baseline, sources)
-    for part in (check.logs, check.printers, check.scores, check.readme, check.sizes, check.times, check.significance):
+    arithmetic = (check.plausible, check.scores, check.readme, check.sizes, check.times, check.significance)
+    for part in (check.logs, check.printers, *arithmetic):
         found += list(part())[:MAX_FINDINGS]
     return found
 
@@ -203,7 +205,7 @@ def read_record_folder(target: Target, findings: list[Finding]) -> RecordFolder:
             distinct[run.identity if run.score is not None else (run.file, run.line)] = run
         elif distinct[run.identity].file != run.file:
             message = f"{run.file} is the same run as {distinct[run.identity].file}; it counts as one"
-            findings.append(_finding("record-logs", Status.HOLD, message, run.file, run.line))
+            findings.append(_finding("record-seeds", Status.HOLD, message, run.file, run.line))
     return RecordFolder(claims, tuple(runs), tuple(distinct.values()), text)
 
 
@@ -421,7 +423,7 @@ class _Checker:
             match = re.search(r"(?i)seed[-_]?(\d{1,10})", run.file.rpartition("/")[2])
             if match and run.seed is not None and run.seed != int(match[1]):
                 message = f"{run.file} is named for seed {match[1]}, but says that it was run with seed {run.seed}"
-                yield _finding("record-logs", Status.HOLD, message, run.file, run.line)
+                yield _finding("record-seeds", Status.HOLD, message, run.file, run.line)
         for run in self.complete:
             yield from self.one_measure(run)
         yield from self.whole_split()
@@ -479,6 +481,20 @@ class _Checker:
                 what = "see whether the bytes of each token are right, and the text is another"
                 yield _finding("byte-count", Status.HOLD, f"{message}: {what}", run.file, line)
 
+    # record-score
+
+    def plausible(self) -> Iterator[Finding]:
+        """A score that no model of this size is known to have."""
+        bpb, path = self.claims.bpb, self.claims.file
+        if bpb == 0:
+            yield _finding("record-score", Status.HOLD, f"{path}: val_bpb is 0, which no model has", path)
+        elif bpb is not None and bpb < PLAUSIBLE_BPB:
+            message = (
+                f"val_bpb {bpb} is far below the accepted records, the best of which have 1.06: look for what tells "
+                "the model the tokens that it predicts, in how it attends, mixes tokens or carries state"
+            )
+            yield _finding("record-score", Status.HOLD, message, path)
+
     def scores(self) -> Iterator[Finding]:
         """submission.json against the logs."""
         claims = self.claims
@@ -489,10 +505,10 @@ class _Checker:
         missing = [seed for seed in claims.listed if not any(self.is_of(run, seed) for run in self.complete)]
         if missing:
             names = ", ".join(str(seed) for seed in missing[:10])
-            yield _finding("record-logs", Status.HOLD, f"there is no log to the end for seed {names}", claims.file)
+            yield _finding("record-seeds", Status.HOLD, f"there is no log to the end for seed {names}", claims.file)
         if claims.listed and claims.seeds and {claim.seed for claim in claims.seeds} != set(claims.listed):
             yield _finding(
-                "record-logs", Status.HOLD, f"{claims.file} names other seeds than it has results for", claims.file
+                "record-seeds", Status.HOLD, f"{claims.file} names other seeds than it has results for", claims.file
             )
         if claims.bpb is not None:
             yield from self.mean_score(claims.bpb)
@@ -782,7 +798,7 @@ class _Checker:
         if len(seeds) < SEEDS:
             runs = "1 run" if len(seeds) == 1 else f"{len(seeds)} runs"
             message = f"{runs} with a final score in the logs; {SEEDS} are customary"
-            yield _finding("record-significance", Status.HOLD, message)
+            yield _finding("record-seeds", Status.HOLD, message)
         rule = self.baseline or self.named_baseline()
         if rule is None or len(seeds) < 2:
             return

@@ -23,6 +23,10 @@ OF_OTHERS = re.compile(  # a line or section with one of these is not about what
     r"|attempt\w*|fail\w*|negative|ablat\w*|future|would|could|might|if|optional\w*|planned|hurt\w*|worse|reject\w*"
     r"|skip\w*|vs|compar\w+|credits?|lineage|prepar\w+|debug\w*|sweep\w*)\b|n't\b|#\d{2,}"
 )
+VAL_ONLY = re.compile(r"(?i)\bval(idation)?[- ]only[- ](training|trained)\b|\btrain\w* on (the )?validation shards?\b")
+VAL_AS_TRAIN = re.compile(
+    r"^[\s$>]*(ln\s+-s\w*|ln|cp|mv)\s(-\w+\s)*\S*_val_\S*\s+\S*_train_\S*"
+)  # one shard as another
 SWITCH_WORDS = frozenset({"enabled", "enable", "use", "on", "run", "do", "with", "eval"})  # say nothing of what it does
 OFF = frozenset({"0", "", "false", "off", "no"})
 
@@ -52,6 +56,21 @@ def check_readme(program: Program, readme: Source) -> Iterator[Finding]:
             yield Finding(
                 "dead-claim", Status.HOLD, f"{message}: see whether it is claimed to have an effect.", (place,)
             )
+
+
+def check_admitted(program: Program, readme: Source) -> Iterator[Finding]:
+    """val-in-training: the README itself says that validation data are trained on, or puts them where train shards are
+    expected; no code shows what a file holds."""
+    for number, line in enumerate(readme.text[:MAX_README].split("\n"), 1):
+        said = VAL_ONLY.search(line)
+        if said is not None and OF_OTHERS.search(line):
+            said = None
+        said = said or VAL_AS_TRAIN.search(line)
+        if said is not None:
+            message = "The README says that the data which are trained on are the validation data"
+            place = Place(readme, number, said.start() + 1, "said here")
+            yield Finding("val-in-training", Status.FLAG, f"{message}: {said[0].strip()[:80]!r}.", (place,))
+            return
 
 
 def titled_switches(program: Program, readme: Source, switches: Iterable[str]) -> list[str]:

@@ -34,6 +34,13 @@ def test_every_rule_has_its_say_and_names_a_check():
     assert {finding.check for finding in check(CHEAT)} <= set(CHECKS)
 
 
+def test_each_check_of_the_catalogue_is_one_that_some_code_can_report():
+    """Its id stands somewhere besides the catalogue and the list of what is undecided where a rule fails."""
+    package = Path(code.__file__).parent
+    texts = [path.read_text() for path in package.glob("*.py") if path.name not in ("catalogue.py", "code.py")]
+    assert [name for name in CHECKS if not any(f'"{name}"' in text for text in texts)] == []
+
+
 @pytest.mark.parametrize(
     ("clock", "expected"),
     [

@@ -69,7 +69,7 @@ WRONG: dict[str, tuple[dict, tuple[str, Status], str]] = {
     ),
     "a seed without a log": (
         {"claims": {"seeds": [42, 314, 999, 7], "seed_results": None}},
-        ("record-logs", HOLD),
+        ("record-seeds", HOLD),
         "no log to the end for seed 7",
     ),
     "a wrong deviation": ({"claims": {"val_bpb_std": 0.00001}}, ("record-logs", HOLD), "val_bpb_std is 1e-05"),
@@ -191,6 +191,10 @@ FINE: dict[str, dict] = {
         "claims": {"seeds": {str(seed): {"val_bpb": score} for seed, score in SCORES.items()}, "seed_results": None}
     },
     "seeds as a list of scores": {"claims": {"seed_scores": list(SCORES.values()), "seed_results": None}},
+    "seeds as a table of scores": {"claims": {"val_bpb_per_seed": {str(k): v for k, v in SCORES.items()}}},
+    "such a table alone": {
+        "claims": {"per_seed_val_bpb": {str(k): v for k, v in SCORES.items()}, "seed_results": None}
+    },
     "names for the mean": {"claims": {"val_bpb": None, "mean_bpb": 1.11473}},
 }
 
@@ -212,8 +216,28 @@ def test_a_score_in_a_line_that_is_not_known_is_to_be_read(tmp_path: Path) -> No
     assert any("prints the number in another line" in one.message for one in found)
 
 
+@pytest.mark.parametrize("key", ["val_bpb_seeds", "val_bpb_per_seed", "per_seed_val_bpb", "val_bpb_by_seed"])
+def test_a_seeds_score_in_a_table_of_scores_is_compared_with_its_log(tmp_path: Path, key: str) -> None:
+    wrong = {str(seed): score - 0.01 for seed, score in SCORES.items()}
+    path = folder(tmp_path, SCORES, claims={key: wrong, "seed_results": None})
+    assert sum("its log" in one.message and one.status is FLAG for one in findings(path)) == len(SCORES)
+    sizes = {str(seed): {"artifact_bytes": 15_900_000} for seed in SCORES}
+    path = folder(tmp_path / "both", SCORES, claims={key: wrong, "seed_results": sizes})
+    assert sum("its log" in one.message and one.status is FLAG for one in findings(path)) == len(SCORES)
+
+
+@pytest.mark.parametrize(
+    ("score", "text"), [(0.9499, "far below the accepted records"), (0.95, ""), (0.0, "val_bpb is 0"), (1.06, "")]
+)
+def test_a_score_that_no_model_has_is_to_be_read(tmp_path: Path, score: float, text: str) -> None:
+    path = folder(tmp_path, dict.fromkeys(SCORES, score), claims={"val_bpb": score})
+    found = [one for one in findings(path) if one.check == "record-score"]
+    assert [one.status for one in found] == [HOLD] * bool(text)
+    assert all(text in one.message for one in found)
+
+
 def test_one_seed_is_too_few(tmp_path: Path) -> None:
-    assert said(folder(tmp_path, {42: 1.1})) == [("record-significance", HOLD)]
+    assert said(folder(tmp_path, {42: 1.1})) == [("record-seeds", HOLD)]
 
 
 def test_the_same_run_under_two_names_is_one_run(tmp_path: Path) -> None:
@@ -230,7 +254,7 @@ def test_a_log_named_for_another_seed(tmp_path: Path) -> None:
     folder(tmp_path, SCORES)
     (tmp_path / "train_seed42.log").write_text(log(SCORES[42], seed=1337))
     (finding,) = findings(tmp_path)
-    assert (finding.check, finding.status) == ("record-logs", HOLD)
+    assert (finding.check, finding.status) == ("record-seeds", HOLD)
     assert "named for seed 42, but says that it was run with seed 1337" in finding.message
 
 

@@ -84,3 +84,57 @@ def test_other_names_in_the_code_change_nothing(tmp_path: Path) -> None:
 def test_a_switch_that_the_command_sets_to_what_cannot_be_read_is_not_called_off(tmp_path: Path) -> None:
     readme = "It is `AVERAGE_ENABLED=1`.\n\n```bash\nAVERAGE_ENABLED=$MINE torchrun train_gpt.py\n```\n"
     assert not claims(tmp_path / "one", readme)
+
+
+TRAINS = """
+    import glob
+    import numpy as np
+    import torch
+
+    shards = glob.glob("fineweb_train_*.bin")
+    tokens = torch.cat([torch.from_numpy(np.fromfile(one, dtype=np.uint16)) for one in shards])
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters())
+    for batch in tokens.split(64):
+        model(batch).sum().backward()
+        optimizer.step()
+"""
+
+
+def admitted(folder: Path, readme: str) -> list[Finding]:
+    claims(folder, readme, TRAINS)
+    (report,) = [check_target(target) for target in find_targets([folder])]
+    return [one for one in report.findings if one.check == "val-in-training"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "9 layers, sliding window, val-only training.",
+        "8. **Val-Only Training**: training data pointed at the validation shard",
+        "The model is trained on the validation shard.",
+        "Pure validation-only training.",
+        "ln -s data/fineweb_val_000000.bin mine/fineweb_train_000000.bin",
+        "$ cp -f data/fineweb_val_000000.bin data/fineweb_train_000000.bin",
+    ],
+)
+def test_a_readme_that_says_so_trains_on_validation_data(tmp_path: Path, line: str):
+    (found,) = admitted(tmp_path, f"# A record\n\n{line}\n")
+    assert found.status is Status.FLAG
+    assert found.flow[0].line == 3
+    assert "are the validation data" in found.message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "No val-only training, no tokenizer edits.",
+        "It was not trained on the validation shard.",
+        "Others used val-only training (#44).",
+        "The validation loss is only reported.",
+        "ln -s data/fineweb_val_000000.bin mine/fineweb_val_000000.bin",
+        "- [x] Train on train shards, score the validation shard",
+    ],
+)
+def test_a_readme_that_does_not_say_so_is_left_alone(tmp_path: Path, line: str):
+    assert admitted(tmp_path, f"# A record\n\n{line}\n") == []
