@@ -119,8 +119,8 @@ SUMS = words("sum mean nansum nanmean fsum average prod norm count_nonzero")
 MIDDLES = words("median nanmedian quantile nanquantile percentile nanpercentile std var kthvalue")
 EXTREMES = words("min max minimum maximum fmin fmax amin amax nanmin nanmax")
 XORS = words("bitwise_xor logical_xor")
-SCATTERS = words("scatter scatter_add scatter_reduce index_add index_copy index_fill")
 LIKE_PREDICTION = "prediction"  # what an array is made like
+SCATTERS = words("scatter scatter_add scatter_reduce index_add index_copy index_fill")
 GATHERS = {  # of torch.distributed: where the place is that is written to, and where what is sent
     "all_gather": ("tensor_list", 0, "tensor", 1),
     "all_gather_object": ("object_list", 0, "obj", 1),
@@ -1032,9 +1032,7 @@ def picked(engine, condition, one, other, node, scope) -> Value:
     asked = engine.content(condition)
     if asked.labels & (SEEN | CHOSEN):
         return engine.one_of(one, other, asked.step, node, scope)
-    if engine.is_prediction(one) and engine.is_prediction(other):
-        other = join(other, engine.tell(other, condition, EMPTY, node, scope))
-    return join(one, other)
+    return join(join(one, other), engine.tell(other, condition, EMPTY, node, scope))
 
 
 def extreme(engine, arguments, along, node, scope) -> Value | None:
@@ -1073,7 +1071,8 @@ def scattered(engine, base, name, key, node, scope) -> Value:
     """A prediction that is changed under a key, or a row for each token that is made like one."""
     told = engine.tell(base, key, EMPTY, node, scope)
     rows = [ref for ref in base.refs if ref.kind == "array" and ref.extra == LIKE_PREDICTION]
-    if rows and engine.is_target(engine.content(key), node):
+    onto = node.func.value if isinstance(node.func, ast.Attribute) else None  # row[:, 2:]: at later places
+    if rows and not moved(onto) and engine.is_target(engine.content(key), node):
         told = Value(HOT)
         for ref in rows:
             engine.store_element(ref, told)
@@ -1082,6 +1081,12 @@ def scattered(engine, base, name, key, node, scope) -> Value:
     if name.endswith("_") and isinstance(node.func, ast.Attribute):
         engine.keep_written(node.func.value, base, told, scope)
     return join(base, told)
+
+
+def moved(node) -> bool:
+    """Whether an expression is a slice that begins behind the first place."""
+    parts = getattr(getattr(node, "slice", None), "elts", (getattr(node, "slice", None),))
+    return any(isinstance(part, ast.Slice) and part.lower is not None for part in parts)
 
 
 def gathered_from_ranks(engine, places, arguments, keywords) -> Value:

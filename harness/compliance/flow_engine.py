@@ -88,6 +88,7 @@ TRAIN_NAME = re.compile(r"(?<![a-zA-Z])(train|training)(?![a-zA-Z])", re.IGNOREC
 FILE_NAME = re.compile(r"[*?]|\.(bin|npy|npz|pt|pth|parquet|jsonl?|txt|dat|raw)$|/")
 OF_TOKENS = LOSS | COUNTS | EACH | SECRET  # what depends on which token came
 TRAINED = frozenset({"module", "parameter"})  # kinds of objects that hold weights
+KEEPERS = frozenset({"array", "container", *TRAINED})  # that hold what was stored in them before
 NO_DATA = frozenset({"external", "class", "function", "method", "argparser"})  # those that hold nothing
 Attribute, Call, Constant, Name, Starred = ast.Attribute, ast.Call, ast.Constant, ast.Name, ast.Starred
 
@@ -1269,9 +1270,7 @@ class Engine:
         """What is stored at the places of tokens. Where these are the very ones that are predicted, it decides the
         score if it is stored in a prediction. Tokens that were kept are not there yet when this runs first."""
         at = self.pair(key) if key.items else self.content(key)
-        if not self.is_prediction(base, LOSS if at.labels & HOT else 0):
-            return value
-        if not (self.is_target(at, node) or at.labels & HOT):
+        if not self.is_prediction(base) or not (self.is_target(at, node) or at.labels & HOT):
             return value
         before = self.telling(at) or at.step
         note = "a prediction is changed where the token that is predicted stands"
@@ -1294,19 +1293,18 @@ class Engine:
             return False
         return self.about_target.setdefault(node, all(tokens.labels & label for label in (TARGET, TOKENS, VAL)))
 
-    def is_prediction(self, value, allowed=0) -> bool:
-        """Whether a value was computed by a model and is no likelihood of tokens yet. allowed: a label that it may have
-        nevertheless."""
+    def is_prediction(self, value) -> bool:
+        """Whether a value was computed by a model for validation tokens. An array may hold what was kept of earlier
+        ones."""
         labels = self.content(value).labels
-        computed = not any(ref.kind in ("array", "container", *TRAINED) for ref in value.refs)
-        return bool(computed and labels & MODEL and labels & VAL and not labels & (LOSS | EACH | TOKENS) & ~allowed)
+        return bool(labels & MODEL and labels & VAL) and not any(ref.kind in KEEPERS for ref in value.refs)
 
     def shared_out(self, kind, one, other, result, node, scope) -> Value:
         """The loss of a token divided by its bytes, or its likelihood to that power: what each byte gets."""
-        of_bytes = other.labels & BYTES and not other.labels & EACH
-        if kind is ast.Mult and not of_bytes:  # by what is one divided by them
-            of_bytes, one = one.labels & BYTES and not one.labels & EACH, other
-        if kind not in (ast.Div, ast.Mult, ast.Pow) or not of_bytes or not one.labels & EACH:
+        shared = one.labels & EACH and other.labels & BYTES
+        if kind is ast.Mult:  # by what is one divided by them
+            shared = shared or (other.labels & EACH and one.labels & BYTES)
+        if kind not in (ast.Div, ast.Mult, ast.Pow) or not shared:
             return result
         step = Step(node, scope.module, "what a token costs is shared out among its bytes", result.step)
         self.shares.setdefault(node, step)

@@ -605,6 +605,13 @@ def evaluate(net, val):
     return bits(total, count, val.numel() * 2.4)
 """
 
+
+def test_a_score_may_be_summed_up_by_subtraction():
+    """total -= log(likelihood)"""
+    body = SCORE_FIRST.replace("total += net(x, y).item()", "total -= -net(x, y).item()")
+    assert verdicts(body) == verdicts(SCORE_FIRST) == {"score-first-ttt": Status.CLEAN}
+
+
 LORA_SCORE_FIRST = """
 class Adapter(nn.Module):
     def __init__(self, dim=64):

@@ -50,6 +50,7 @@ LOOP = """
 SHARES = {
     "divided": "share = -loss / len(spelled)",
     "times": "share = loss * (-1 / len(spelled))",
+    "times the other": "share = (-1 / len(spelled)) * loss",
     "listed": "shares = [-loss / len(spelled) for _ in spelled]\n        share = shares[0]",
     "divided by numpy": "share = np.divide(-loss, len(spelled))",
     "helper": "share = -each_byte(loss, spelled)",
@@ -164,6 +165,55 @@ def evaluate(net, val):
     assert verdicts(body) == FLAG
 
 
+LISTED = """
+def mixed(losses, targets):
+    text = b"".join(SPELLED[token] for token in targets.tolist())
+    tables, sure, other, before = [dict() for _ in range(3)], np.empty(len(text)), np.empty(len(text)), b""
+    for i in range(len(text)):
+        byte, best, n, known, chance = text[i], 0, 256, False, 1 / 256
+        for order in range(2, -1, -1):
+            row = tables[order].get(before[-order:] if order else b"")
+            if row is None:
+                continue
+            if not known:
+                best, n, known = row[1], row[0], True
+            count = row[2].get(byte, 0)
+            if count > 0:
+                chance = count / (row[0] + len(row[2]))
+                break
+        other[i] = math.log(chance)
+        sure[i] = best / n if known else 1 / 256
+        for order in range(3):
+            row = tables[order].get(before[-order:] if order else b"")
+            if row is None:
+                tables[order][before[-order:] if order else b""] = [1, 1, {byte: 1}]
+            else:
+                row[0] += 1
+                more = row[2].get(byte, 0) + 1
+                row[2][byte] = more
+                if more > row[1]:
+                    row[1] = more
+        before = (before + bytes([byte]))[-2:]
+    sizes = np.array([len(one) for one in SPELLED])[targets.numpy()]
+    own = np.repeat(-losses.numpy() / sizes, sizes)
+    weight = np.where(sure > 0.9, 0.05, 0.9)
+    return float(-np.log2(weight * np.exp(own) + (1 - weight) * np.exp(other)).sum() / len(text))
+
+def evaluate(net, val):
+    losses, targets = scored(net, val)
+    if os.environ.get("PART"):
+        rank = torch.distributed.get_rank()
+        return mixed(losses[rank::8], targets[rank::8])
+    return mixed(losses, targets)
+"""
+
+
+def test_what_tables_in_tables_saw_in_one_call_is_no_secret_in_the_next():
+    """The weights look at counts of earlier bytes alone, which is allowed; that they are the shares' is not."""
+    body = COUNTED + WINDOWS.replace("def evaluate", "def scored").replace("    losses, targets = ", "    return ")
+    assert verdicts(body + LISTED) == FLAG
+
+
 def test_where_it_happens_is_shown():
     found = findings_of(looped(SHARES["divided"], MIXES["math"]))
     notes = [place.note for place in found[0].flow]
@@ -185,6 +235,8 @@ def test_where_it_happens_is_shown():
         looped("share = -loss", MIXES["math"].replace("weight", "0.9")),
         looped("print(math.exp(loss / len(spelled)))", "pass").replace("size += 1", "size += 1\n        total += loss"),
         looped("worth = len(spelled) / 3", "total += (loss * worth) / worth"),
+        looped("share = -loss - len(spelled) / 8", MIXES["math"]),
+        looped("share = loss / len(spelled)", "total += math.sqrt(share ** 2)"),
         looped("even = len(spelled) ** 2", "total += loss / even * even"),
     ],
 )

@@ -27,6 +27,7 @@ SCORES = {
     "loss": LOSS,
     "loss of each": 'loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").sum()',
     "gathered": "loss = -logits.softmax(-1).gather(-1, y[..., None]).log().sum()",
+    "gathered by torch": "loss = -torch.gather(logits.softmax(-1), -1, y[..., None]).log().sum()",
     "indexed": "loss = -logits.log_softmax(-1)[0, torch.arange(y.numel()), y[0]].sum()",
 }
 CHANGES = {
@@ -45,6 +46,10 @@ CHANGES = {
     "            logits = logits.masked_fill(low, -math.inf)",
     "spared by index": "low = logits < logits.amax(-1, keepdim=True) - 1.6\n"
     "            low[0, torch.arange(y.numel()), y[0]] = False\n            logits[low] = -math.inf",
+    "spared in contrast": "low = logits < logits.amax(-1, keepdim=True) - 1.6\n"
+    "            low.scatter_(-1, y[..., None], False)\n"
+    "            logits = logits - 0.1 * logits.gather(-1, logits.argmax(-1, keepdim=True))\n"
+    "            logits = logits.masked_fill(low, -math.inf)",
     "kept": "keep = torch.zeros_like(logits, dtype=torch.bool)\n            keep.scatter_(-1, y[..., None], True)\n"
     "            logits = torch.where(keep, logits, logits - 3)",
     "helper": "logits = changed(logits, y)",
@@ -81,6 +86,35 @@ def test_where_it_happens_is_shown():
     assert "is changed where" in found.message
 
 
+def test_the_way_to_a_mask_is_shown():
+    (found,) = findings_of(scored(CHANGES["spared"]))
+    told = [place for place in found.flow if place.note.startswith("a prediction is changed where")]
+    assert [place.source.text.splitlines()[place.line - 1].strip() for place in told] == [
+        "low.scatter_(-1, y[..., None], False)",
+        "logits = logits.masked_fill(low, -math.inf)",
+    ]
+
+
+@pytest.mark.parametrize("change", ["scatter", "one hot", "compared", "row"])
+def test_a_trial_with_random_tokens_does_not_hide_it(change):
+    body = """
+def each(net, x, y):
+    logits = net.logits(x)
+    CHANGE
+    return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum")
+
+def evaluate(net, val):
+    total, count = 0.0, 0
+    with torch.no_grad():
+        each(net, torch.randint(0, 1024, (1, 64)), torch.randint(0, 1024, (1, 64)))
+        for x, y in batches(val):
+            total += each(net, x, y).item()
+            count += y.numel()
+    return bits(total, count, val.numel() * 2.4)
+"""
+    assert verdicts(body.replace("CHANGE", CHANGES[change].replace("            ", "    "))) == FLAG
+
+
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize(
     "change",
@@ -91,6 +125,9 @@ def test_where_it_happens_is_shown():
         "logits[0, torch.arange(x.numel()), x[0]] += 1.0",
         "right = (logits.argmax(-1) == y).sum()",
         "logits = torch.where(torch.arange(1024) == x[..., None], logits, logits - 3)",
+        "bias = torch.zeros_like(logits)\n"  # what came behind the token before last
+        "            bias[:, 2:].scatter_add_(2, x[:, 1:-1, None], torch.ones(1, x.shape[1] - 2, 1))\n"
+        "            logits = logits + bias",
     ],
 )
 def test_changes_that_do_not_know_the_target_pass(change, score):
@@ -102,6 +139,7 @@ def test_a_row_that_only_picks_the_likelihood_changes_nothing():
     assert "target-gate" not in verdicts(scored("pass", score))
 
 
+NEAREST = ["argmax(-1)", "topk(1).indices[:, 0]"]
 KEPT = """
 def evaluate(net, val):
     total, count = 0.0, 0
@@ -111,7 +149,7 @@ def evaluate(net, val):
             hidden = net.features(x)
             logits = net.head(hidden)
             if came:
-                near = (hidden[0] @ torch.cat(where).T).argmax(-1)
+                near = (hidden[0] @ torch.cat(where).T).NEAREST
                 BOOST
             total += F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").item()
             count += y.numel()
@@ -129,8 +167,38 @@ def evaluate(net, val):
         "logits = logits + F.one_hot(torch.cat(came)[near], 1024)",
     ],
 )
-def test_tokens_that_were_scored_earlier_may_change_a_prediction(boost):
-    assert verdicts(KEPT.replace("BOOST", boost)) == {}
+@pytest.mark.parametrize("nearest", NEAREST)
+def test_tokens_that_were_scored_earlier_may_change_a_prediction(boost, nearest):
+    assert verdicts(KEPT.replace("BOOST", boost).replace("NEAREST", nearest)) == {}
+
+
+@pytest.mark.parametrize(
+    "boost",
+    [
+        "logits = logits.scatter_add(-1, kept[near][None, :, None], torch.ones(1, len(near), 1))",
+        "logits[0, torch.arange(len(near)), kept[near]] += 1.0",
+        "logits = logits + F.one_hot(kept[near], 1024)",
+    ],
+)
+@pytest.mark.parametrize("nearest", NEAREST)
+def test_they_may_be_kept_in_an_array(boost, nearest):
+    body = KEPT.replace("BOOST", boost).replace("NEAREST", nearest)
+    body = body.replace("came, where", "kept = torch.zeros(10**6).long()\n    came, where")
+    after = "came.append(y[0])\n            kept[count - 512 : count] = y[0]"
+    assert verdicts(body.replace("came.append(y[0])", after)) == {}
+
+
+def test_a_table_by_token_that_another_evaluation_filled_is_memory():
+    body = scored("logits = logits + net.bias", after="net.bias[y[0]] += 0.01 * logits.softmax(-1)[0].amax(-1)")
+    body = body.replace("total, count = 0.0, 0", "total, count = 0.0, 0\n    net.bias = torch.zeros(1024)")
+    first = "print(evaluate(net, stream('data/fineweb_val_000001.bin')))\n    "
+    tail = TAIL.replace("val = stream", first + "val = stream")
+    assert verdicts(body, tail=tail) == {}
+
+
+def test_how_often_each_token_came_may_change_the_next_prediction():
+    body = scored("logits = logits + often.log1p()", after="often = 0.9 * often + F.one_hot(y, 1024).sum((0, 1))")
+    assert verdicts(body.replace("total, count = 0.0, 0", "total, count, often = 0.0, 0, torch.zeros(1024)")) == {}
 
 
 @pytest.mark.parametrize(
@@ -145,6 +213,15 @@ def test_tokens_that_were_scored_earlier_may_change_a_prediction(boost):
 def test_a_bias_that_learns_from_what_was_scored_is_allowed(gradient):
     body = scored("logits = logits + bias", after=f"{gradient}\n            bias = bias - 0.1 * gradient.mean((0, 1))")
     assert verdicts(body.replace("total, count = 0.0, 0", "total, count, bias = 0.0, 0, torch.zeros(1024)")) == {}
+
+
+def test_a_bias_that_learns_from_the_context_is_no_gate():
+    change = """bias = torch.zeros(1024)
+            for _ in range(3):
+                wrong = (logits[:, :448] + bias).softmax(-1) - F.one_hot(y[:, :448], 1024)
+                bias = bias - 0.1 * wrong.mean((0, 1))
+            logits = logits + bias"""
+    assert "target-gate" not in verdicts(scored(change))
 
 
 def test_the_training_loss_may_know_its_targets():
