@@ -119,7 +119,6 @@ SUMS = words("sum mean nansum nanmean fsum average prod norm count_nonzero")
 MIDDLES = words("median nanmedian quantile nanquantile percentile nanpercentile std var kthvalue")
 EXTREMES = words("min max minimum maximum fmin fmax amin amax nanmin nanmax")
 XORS = words("bitwise_xor logical_xor")
-LIKE_PREDICTION = "prediction"  # what an array is made like
 SCATTERS = words("scatter scatter_add scatter_reduce index_add index_copy index_fill")
 GATHERS = {  # of torch.distributed: where the place is that is written to, and where what is sent
     "all_gather": ("tensor_list", 0, "tensor", 1),
@@ -175,8 +174,6 @@ def allocated(engine, arguments, keywords, node, scope) -> Value:
     grad = keywords.get("requires_grad")
     kind = "parameter" if grad is not None and grad.constant is True else "array"
     ref = engine.allocate(kind, node, scope)
-    if kind == "array" and arguments and engine.is_prediction(arguments[0]):
-        ref.extra = LIKE_PREDICTION
     return ref.value
 
 
@@ -1068,9 +1065,9 @@ def converted(name, value) -> Value:
 
 
 def scattered(engine, base, name, key, node, scope) -> Value:
-    """A prediction that is changed under a key, or a row for each token that is made like one."""
+    """A prediction that is changed under a key, or a row with a place for each token."""
     told = engine.tell(base, key, EMPTY, node, scope)
-    rows = [ref for ref in base.refs if ref.kind == "array" and ref.extra == LIKE_PREDICTION]
+    rows = [ref for ref in base.refs if ref.kind == "array"]
     onto = node.func.value if isinstance(node.func, ast.Attribute) else None  # row[:, 2:]: at later places
     if rows and not moved(onto) and engine.is_target(engine.content(key), node):
         told = Value(HOT)
@@ -1090,14 +1087,13 @@ def moved(node) -> bool:
 
 
 def gathered_from_ranks(engine, places, arguments, keywords) -> Value:
-    """What every process has of validation tokens is put into a list, or an array, of one or each of them."""
+    """What every process has is put into a list, or an array, of one or each of them."""
     into_name, into_place, sent_name, sent_place = places
     into = arguments[into_place] if len(arguments) > into_place else keywords.get(into_name, EMPTY)
     sent = arguments[sent_place] if len(arguments) > sent_place else keywords.get(sent_name, EMPTY)
-    if engine.content(sent).labels & VAL:
-        for ref in into.refs:
-            if ref.kind in ("container", "array"):
-                engine.store_element(ref, sent)
+    for ref in into.refs:
+        if ref.kind in ("container", "array"):
+            engine.store_element(ref, sent)
     return EMPTY
 
 

@@ -544,6 +544,12 @@ class Engine:
                 known = entry.get(name)
                 entry[name] = value if known is None else join(known, value)
             for ref, element in self.loop_heaps[key].items():
+                made = getattr(ref.node, "lineno", 0)
+                anew = (
+                    ref.module is scope.module and node.lineno <= made <= node.end_lineno
+                )  # by each turn of this loop
+                if anew and ref.element is not None and ref.element.labels & SECRET:
+                    ref.element = forgotten(ref.element)
                 self.store_element(ref, forgotten(element))
         here = len(self.stored)
         outer, self.block = self.block, Block("loop", node, scope.module, [], turns)
@@ -1294,10 +1300,8 @@ class Engine:
         return self.about_target.setdefault(node, all(tokens.labels & label for label in (TARGET, TOKENS, VAL)))
 
     def is_prediction(self, value) -> bool:
-        """Whether a value was computed by a model for validation tokens. An array may hold what was kept of earlier
-        ones."""
-        labels = self.content(value).labels
-        return bool(labels & MODEL and labels & VAL) and not any(ref.kind in KEEPERS for ref in value.refs)
+        """Whether a value was computed by a model. An array may hold what was kept of earlier tokens."""
+        return bool(self.content(value).labels & MODEL) and not any(ref.kind in KEEPERS for ref in value.refs)
 
     def shared_out(self, kind, one, other, result, node, scope) -> Value:
         """The loss of a token divided by its bytes, or its likelihood to that power: what each byte gets."""

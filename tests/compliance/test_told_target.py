@@ -40,6 +40,9 @@ CHANGES = {
     "one hot": "logits = logits + 2 * F.one_hot(y, 1024)",
     "compared": "logits = torch.where(torch.arange(1024) == y[..., None], logits, logits - 3)",
     "row": "row = torch.zeros_like(logits).scatter_(-1, y[..., None], 1.0)\n            logits = logits + row",
+    "row from its start": "row = torch.zeros_like(logits)\n"
+    "            row[:, :448].scatter_(-1, y[:, :448, None], 1.0)\n            logits = logits + row",
+    "set": "came = torch.zeros(1024)\n            came.scatter_(0, y[0], 1.0)\n            logits = logits + came",
     "row in place": "row = torch.zeros_like(logits)\n            row.scatter_(-1, y[..., None], 1.0)\n"
     "            logits = row + logits",
     "spared": "low = logits < logits.amax(-1, keepdim=True) - 1.6\n            low.scatter_(-1, y[..., None], False)\n"
@@ -191,7 +194,7 @@ def test_they_may_be_kept_in_an_array(boost, nearest):
 def test_a_table_by_token_that_another_evaluation_filled_is_memory():
     body = scored("logits = logits + net.bias", after="net.bias[y[0]] += 0.01 * logits.softmax(-1)[0].amax(-1)")
     body = body.replace("total, count = 0.0, 0", "total, count = 0.0, 0\n    net.bias = torch.zeros(1024)")
-    first = "print(evaluate(net, stream('data/fineweb_val_000001.bin')))\n    "
+    first = "print(evaluate(net, stream('data/fineweb_val_*.bin')[torch.distributed.get_rank() :]))\n    "
     tail = TAIL.replace("val = stream", first + "val = stream")
     assert verdicts(body, tail=tail) == {}
 
