@@ -224,23 +224,7 @@ class Engine:
         if kind in ("array", "container") and found.turn != self.turn:  # it is made anew, and empty
             found.turn = self.turn
             found.former, found.element = found.element, None
-        elif kind in ("array", "container") and found.element is not None:
-            self.made_again(found)
         return found
-
-    def made_again(self, ref):
-        """Another call makes what one has made before: what it held is joined with what it will, but is scored."""
-        level, seen = [ref], {ref}
-        for _ in range(NESTED):
-            held: list[Object] = []
-            for one in level:
-                if one.element is None:
-                    continue
-                if one.element.labels & SECRET:
-                    one.element = forgotten(one.element)
-                held += [inner for inner in one.element.refs if inner.kind in ("array", "container")]
-            level = [one for one in dict.fromkeys(held) if one not in seen]
-            seen.update(level)
 
     def new(self, *facts, **more) -> Object:
         self.objects += 1
