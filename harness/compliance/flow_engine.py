@@ -528,11 +528,8 @@ class Engine:
                 known = entry.get(name)
                 entry[name] = value if known is None else join(known, value)
             for ref, element in self.loop_heaps[key].items():
-                made = getattr(ref.node, "lineno", 0)
-                anew = (
-                    ref.module is scope.module and node.lineno <= made <= node.end_lineno
-                )  # by each turn of this loop
-                if anew and ref.element is not None and ref.element.labels & SECRET:
+                made = getattr(ref.node, "lineno", 0)  # if in this loop, each turn makes it anew
+                if ref.module is scope.module and node.lineno <= made <= node.end_lineno and ref.element is not None:
                     ref.element = forgotten(ref.element)
                 self.store_element(ref, forgotten(element))
         here = len(self.stored)

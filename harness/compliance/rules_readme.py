@@ -24,9 +24,6 @@ OF_OTHERS = re.compile(  # a line or section with one of these is not about what
     r"|skip\w*|vs|compar\w+|credits?|lineage|prepar\w+|debug\w*|sweep\w*)\b|n't\b|#\d{2,}"
 )
 VAL_ONLY = re.compile(r"(?i)\bval(idation)?[- ]only[- ](training|trained)\b|\btrain\w* on (the )?validation shards?\b")
-VAL_AS_TRAIN = re.compile(
-    r"^[\s$>]*(ln\s+-s\w*|ln|cp|mv)\s(-\w+\s)*\S*_val_\S*\s+\S*_train_\S*"
-)  # one shard as another
 SWITCH_WORDS = frozenset({"enabled", "enable", "use", "on", "run", "do", "with", "eval"})  # say nothing of what it does
 OFF = frozenset({"0", "", "false", "off", "no"})
 
@@ -63,13 +60,13 @@ def check_admitted(program: Program, readme: Source) -> Iterator[Finding]:
     expected; no code shows what a file holds."""
     for number, line in enumerate(readme.text[:MAX_README].split("\n"), 1):
         said = VAL_ONLY.search(line)
-        if said is not None and OF_OTHERS.search(line):
-            said = None
-        said = said or VAL_AS_TRAIN.search(line)
-        if said is not None:
+        words = line.strip(" \t$>").split()  # ln -s val_shard train_shard
+        renamed = len(words) > 2 and words[0] in ("ln", "cp", "mv") and "_val_" in words[-2] and "_train_" in words[-1]
+        if renamed or (said is not None and not OF_OTHERS.search(line)):
             message = "The README says that the data which are trained on are the validation data"
-            place = Place(readme, number, said.start() + 1, "said here")
-            yield Finding("val-in-training", Status.FLAG, f"{message}: {said[0].strip()[:80]!r}.", (place,))
+            quoted = said[0] if said is not None else line.strip()
+            place = Place(readme, number, line.find(quoted) + 1, "said here")
+            yield Finding("val-in-training", Status.FLAG, f"{message}: {quoted[:80]!r}.", (place,))
             return
 
 
