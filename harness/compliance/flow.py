@@ -22,6 +22,7 @@ from harness.compliance.flow_values import (
     Event,
     Step,
     Value,
+    nodes_of,
 )
 from harness.compliance.logs import calibrated_until
 from harness.compliance.reported import reported
@@ -143,7 +144,7 @@ def target_gate(program, engine: Engine, order: Order) -> list[Finding]:
         if not event.value.labels & GATED:
             continue
         flow = (place(program, event.node, event.module, "and added to the score"),)
-        nodes = {tag[1] for tag in event.value.tags if type(tag) is tuple and tag[0] == "gate"}
+        nodes = nodes_of(event.value, "gate")
         gates = [gate for node, gate in engine.gates.items() if node in nodes]
         for gate in gates[:1]:
             decided = Event("gate", gate.node, gate.module, Value(step=gate.step))
@@ -178,7 +179,7 @@ def unnormalised(program, engine: Engine, order: Order) -> list[Finding]:
     """Likelihoods that are mixed with a number which looks at no token, or with equal shares for a token's bytes."""
     for event in order.scores:
         for kind, steps, message in (("beside", engine.sides, BESIDE), ("spread", engine.spread, SPREAD)):
-            nodes = {tag[1] for tag in event.value.tags if type(tag) is tuple and tag[0] == kind}
+            nodes = nodes_of(event.value, kind)
             for step in (step for node, step in steps.items() if node in nodes):
                 mixed = Event("score", step.node, step.module, Value(step=step.before))
                 end = place(program, event.node, event.module, "and added to the score")

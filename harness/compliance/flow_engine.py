@@ -71,6 +71,7 @@ from harness.compliance.flow_values import (
     join_all,
     later,
     loops_of,
+    nodes_of,
     sums_of,
     tagged,
     united,
@@ -1164,9 +1165,8 @@ class Engine:
             seen = CHOSEN if labels & ABSENT else 0
         if labels & TARGET and isinstance(node.ops[0], (ast.Eq, ast.NotEq)):
             seen |= self.hit(node, values, scope)
-            places = [one for one in values if self.content(one).labels & VOCABULARY]
-            came = [one for one in values if self.content(one).labels & TARGET]
-            if places and came and self.is_target(self.content(came[0]), node):
+            came = next(one for one in map(self.content, values) if one.labels & TARGET)
+            if labels & VOCABULARY and self.is_target(came, node):
                 seen |= HOT  # arange(vocabulary) == targets
         labels = labels & (ORIGINS | MODEL) | seen
         if tags:
@@ -1266,7 +1266,7 @@ class Engine:
 
     def telling(self, value) -> Step | None:
         """How a value came to know the token that is predicted."""
-        nodes = {tag[1] for tag in value.tags if type(tag) is tuple and tag[0] == "told"}
+        nodes = nodes_of(value, "told")
         return next((step for node, step in self.told.items() if node in nodes), None)
 
     def likelihood(self, prediction, result, node, scope) -> Value:
@@ -1296,12 +1296,9 @@ class Engine:
         tags = united(result.tags, frozenset((("share", node),)))
         return Value(result.labels, NONE, UNKNOWN, None, tags, result.lossy, result.step)
 
-    def is_spread(self, value) -> bool:
-        return any(type(tag) is tuple and tag[0] == "spread" for tag in value.tags)
-
     def likely_again(self, exponent, result, node, scope) -> Value:
         """An exponential: if it is of a byte's share of a loss, this is taken for the likelihood of the byte."""
-        shared = {tag[1] for tag in exponent.tags if type(tag) is tuple and tag[0] == "share"}
+        shared = nodes_of(exponent, "share")
         before = next((step for where, step in self.shares.items() if where in shared), None)
         if before is None:
             return result
@@ -1341,7 +1338,7 @@ class Engine:
             if bits and value.labels & VAL and value.labels & (LOSS | COUNTS) and not sums:
                 self.emit("score", node, scope, value)
                 self.real.add(node)
-            elif value.labels & VAL and (value.labels & (COUNTS | GATED) or (self.spread and self.is_spread(value))):
+            elif value.labels & VAL and (value.labels & (COUNTS | GATED) or nodes_of(value, "spread")):
                 self.emit("mixed", node, scope, value)
 
     def ratio(self, one, other, node, scope) -> Value:

@@ -249,9 +249,15 @@ def apart(tags: frozenset) -> frozenset:
     return frozenset(tag for tag in tags if type(tag) is not tuple or tag[0] != "beside")
 
 
+def nodes_of(value: Value, kind: str) -> set[ast.AST]:
+    """Where a value got its tags of a kind: sum (the accumulators that it was made of), beside, share,
+    spread, told, gate."""
+    return {tag[1] for tag in value.tags if type(tag) is tuple and tag[0] == kind}
+
+
 def sums_of(value: Value) -> set[ast.AST]:
     """The accumulators that a value was made of."""
-    return {tag[1] for tag in value.tags if type(tag) is tuple and tag[0] == "sum"}
+    return nodes_of(value, "sum")
 
 
 def united(first: frozenset, second: frozenset) -> frozenset:

@@ -4,7 +4,7 @@ whole tokens, or only added up, passes."""
 from __future__ import annotations
 
 import pytest
-from test_flow import TAIL, findings_of, verdicts
+from test_flow import PLAIN, TAIL, findings_of, verdicts
 
 from harness.compliance.findings import Status
 
@@ -245,16 +245,7 @@ def test_other_uses_of_a_loss_and_of_bytes_pass(body):
 
 
 def test_shares_that_never_score_pass():
-    body = looped(SHARES["divided"], MIXES["math"]).replace("def evaluate", "def estimate")
-    body += """
-def evaluate(net, val):
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for x, y in batches(val):
-            total += net(x, y).item() * y.numel()
-            count += y.numel()
-    return bits(total, count, val.numel() * 2.4)
-"""
+    body = looped(SHARES["divided"], MIXES["math"]).replace("def evaluate", "def estimate") + PLAIN
     assert verdicts(body) == {}
     tail = TAIL.replace('print("val_bpb"', 'print(estimate(net, val))\n    print("val_bpb"')
     assert verdicts(body, tail=tail) == FLAG

@@ -146,7 +146,7 @@ NEAREST = ["argmax(-1)", "topk(1).indices[:, 0]"]
 KEPT = """
 def evaluate(net, val):
     total, count = 0.0, 0
-    came, where = [], []
+    came, where, kept = [], [], torch.zeros(10**6).long()
     with torch.no_grad():
         for x, y in batches(val):
             hidden = net.features(x)
@@ -157,6 +157,7 @@ def evaluate(net, val):
             total += F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").item()
             count += y.numel()
             came.append(y[0])
+            kept[count - y.numel() : count] = y[0]
             where.append(hidden[0])
     return bits(total, count, val.numel() * 2.4)
 """
@@ -165,30 +166,16 @@ def evaluate(net, val):
 @pytest.mark.parametrize(
     "boost",
     [
-        "logits = logits.scatter_add(-1, torch.cat(came)[near][None, :, None], torch.ones(1, len(near), 1))",
-        "logits[0, torch.arange(len(near)), torch.cat(came)[near]] += 1.0",
-        "logits = logits + F.one_hot(torch.cat(came)[near], 1024)",
+        "logits = logits.scatter_add(-1, MEMORY[near][None, :, None], torch.ones(1, len(near), 1))",
+        "logits[0, torch.arange(len(near)), MEMORY[near]] += 1.0",
+        "logits = logits + F.one_hot(MEMORY[near], 1024)",
     ],
 )
+@pytest.mark.parametrize("memory", ["torch.cat(came)", "kept"])
 @pytest.mark.parametrize("nearest", NEAREST)
-def test_tokens_that_were_scored_earlier_may_change_a_prediction(boost, nearest):
-    assert verdicts(KEPT.replace("BOOST", boost).replace("NEAREST", nearest)) == {}
-
-
-@pytest.mark.parametrize(
-    "boost",
-    [
-        "logits = logits.scatter_add(-1, kept[near][None, :, None], torch.ones(1, len(near), 1))",
-        "logits[0, torch.arange(len(near)), kept[near]] += 1.0",
-        "logits = logits + F.one_hot(kept[near], 1024)",
-    ],
-)
-@pytest.mark.parametrize("nearest", NEAREST)
-def test_they_may_be_kept_in_an_array(boost, nearest):
+def test_tokens_that_were_scored_earlier_may_change_a_prediction(boost, memory, nearest):
     body = KEPT.replace("BOOST", boost).replace("NEAREST", nearest)
-    body = body.replace("came, where", "kept = torch.zeros(10**6).long()\n    came, where")
-    after = "came.append(y[0])\n            kept[count - 512 : count] = y[0]"
-    assert verdicts(body.replace("came.append(y[0])", after)) == {}
+    assert verdicts(body.replace("MEMORY", memory)) == {}
 
 
 def test_a_table_by_token_that_another_evaluation_filled_is_memory():
