@@ -726,22 +726,25 @@ def joined_path(arguments) -> Value:
     return Value(labels)
 
 
-def environment(engine, arguments) -> Value:
-    """os.environ.get(name, default): what the run command sets, or the default."""
+def environment(engine, arguments, node, scope) -> Value:
+    """os.environ.get(name, default): what the run command or the program itself sets, or the default."""
     from harness.compliance.flow_engine import name_labels
 
     name = arguments[0].constant if arguments else UNKNOWN
     default = arguments[1] if len(arguments) > 1 else Value(constant=None)
     if not isinstance(name, str):
         return Value(default.labels)
-    given = engine.program.environment.get(name)
-    if given is not None:
-        return Value(name_labels(str(given)), constant=str(given))
+    given, *others = engine.program.variable(name, node, scope.program_scope)
+    if others:
+        texts = [one for one in (given, *others) if isinstance(one, str)]
+        return join_all([Value(default.labels), *(Value(name_labels(one)) for one in texts)])
+    if isinstance(given, str):
+        return Value(name_labels(given), constant=given)
     if name in {"RANK", "LOCAL_RANK", "GROUP_RANK"}:
         return Value(RANK)
     if name in ("MASTER_ADDR", "MASTER_PORT"):
         return EMPTY
-    if name in engine.program.unknown:
+    if given is not None:
         return Value(default.labels | name_labels(name))
     if default.constant is None and len(arguments) < 2:
         return Value(name_labels(name), constant=None)
@@ -753,7 +756,7 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
     name = dotted.rpartition(".")[2]
     first = arguments[0] if arguments else EMPTY
     if dotted in {"os.environ.get", "os.getenv", "os.environ.setdefault", "os.environ.pop"}:
-        return environment(engine, arguments)
+        return environment(engine, arguments, node, scope)
     if dotted in SAVERS:
         engine.emit("saved", node, scope, EMPTY, engine.roots(first))
     if dotted in MODULE_LOADERS:

@@ -1496,7 +1496,7 @@ class Engine:
         if isinstance(constant, str):
             for ref in base.refs:
                 if ref.kind == "external" and ref.name == "os.environ":
-                    return flow_calls.environment(self, [key])
+                    return flow_calls.environment(self, [key], node, scope)
                 if ref.kind == "external" and ref.name == "sys.modules":
                     return self.own_module(constant, scope)
             held = [ref.fields[constant] for ref in base.refs if ref.kind == "container" and constant in ref.fields]

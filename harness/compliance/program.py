@@ -25,6 +25,7 @@ from typing import NamedTuple
 from harness.compliance import parsing
 from harness.compliance.findings import Place, Source
 from harness.compliance.parsing import Unreadable, children, heads
+from harness.compliance.writes import Writes
 
 MAX_VALUES = 8  # of one expression; more are UNKNOWN
 MAX_FOLDING_DEPTH = 60
@@ -461,6 +462,9 @@ class Program:
         self._stores: dict[str, list[tuple[ast.expr, ast.expr | None, Scope]]] = {}  # obj.name = value
         self._methods: dict[str, list[Function]] = {}
         self._mutated: set[str] = set()  # attributes whose containers are changed in place
+        self._items: list[tuple[ast.expr, ast.expr, ast.expr | None, Scope, ast.AST]] = []  # base[key] = value
+        self._augmented: list[tuple[ast.AugAssign, Scope]] = []  # mapping |= others
+        self.spread: list[tuple[ast.Dict, Scope, ast.AST]] = []  # {**others}
         self._values: dict[tuple[ast.AST, Scope], tuple] = {}
         self._names: dict[tuple[Scope, str], tuple] = {}
         self._parameters: dict[tuple[Function, str], tuple] = {}
@@ -493,6 +497,7 @@ class Program:
         for module in self.modules.values():
             module.runs_as_main = module.source.path == entry.path
         self._name_packed()
+        self._writes = Writes(self, UNKNOWN, self._items, self._augmented)
         self._explore()
 
     def _name_packed(self) -> None:
@@ -666,6 +671,37 @@ class Program:
     def mentions(self, attribute: str) -> bool:
         """Whether code that can run has an attribute or method of that name."""
         return attribute in self._names_reached
+
+    def calls_named(self, name: str) -> Sequence[tuple[ast.Call, ast.stmt, Scope]]:
+        """The calls, with statement and scope, of what has that name last."""
+        return self._calls.get(name, ())
+
+    def stores_of(self, name: str, made: bool = True) -> list[tuple[ast.expr, ast.expr | None, Scope]]:
+        """What the attribute of that name is given: object, value and scope. made: to be added to."""
+        return self._stores.setdefault(name, []) if made else self._stores.get(name, [])
+
+    def loop_of(self, statement: ast.AST) -> ast.For | ast.AsyncFor | None:
+        """The innermost `for` of its own function that a statement is in."""
+        while statement in self._owner:
+            statement = self._owner[statement][0]
+            if isinstance(statement, SCOPES):
+                return None
+            if isinstance(statement, ast.For | ast.AsyncFor):
+                return statement
+        return None
+
+    def runs(self, statement: ast.AST, scope: Scope) -> bool | Unknown:
+        """Whether a statement runs when the body of its function does."""
+        return self._local_reach(statement, scope)
+
+    def imports_own(self, node: ast.Import | ast.ImportFrom) -> bool:
+        """Whether a statement imports a module of the program."""
+        return any(self._module(name) is not None for name in imported_names(node) if name)
+
+    def variable(self, name: str, node: ast.AST, scope: Scope) -> tuple[str | None | Unknown, ...]:
+        """What an environment variable may hold where `node` reads it; None if it is not set."""
+        given = UNKNOWN if name in self.unknown else self.environment.get(name)
+        return self._writes.variable(name, given, node, scope)
 
     def live_scopes(self) -> Iterator[Scope]:
         """Modules and functions that can run."""
@@ -857,8 +893,8 @@ class Program:
         inside = len(node.ops) == 1 and isinstance(node.ops[0], ast.In | ast.NotIn)
         if inside and self.external(node.comparators[0], scope) == "os.environ":
             name = self.constant(node.left, scope)
-            there = name in self.environment or name in self.unknown
-            return UNKNOWN if name is UNKNOWN else there == isinstance(node.ops[0], ast.In)
+            there = {one is not None for one in self.variable(name, node, scope)} if isinstance(name, str) else ()
+            return there.pop() == isinstance(node.ops[0], ast.In) if len(there) == 1 else UNKNOWN
         return None
 
     def _compared(self, node: ast.Compare, scope: Scope) -> Iterator:
@@ -935,7 +971,7 @@ class Program:
     def _fold_Subscript(self, node: ast.Subscript, scope: Scope) -> Iterator:
         of = self.external(node.value, scope)
         if of == "os.environ":
-            yield self._environment(self.constant(node.slice, scope), UNKNOWN)
+            yield from (UNKNOWN if one is None else one for one in self._variable(node.slice, node, scope))
             return
         if of == "sys.modules":
             own = self._builtin("__name__", scope)
@@ -990,6 +1026,8 @@ class Program:
             current = current.parent
         if current is not None and name in current.frame and name not in scope.outer:
             passed = current.frame[name]
+            if name in current.mutated:
+                passed = tuple(UNKNOWN if isinstance(value, list | dict | set) else value for value in passed)
             if all(binding.kind == "parameter" for binding in current.bindings.get(name, ())):
                 return passed
             return (*passed, *self._named(name, scope))
@@ -999,7 +1037,9 @@ class Program:
         """What the bindings of a name give it, or what it is without any."""
         home, bindings = self.lookup(name, scope)
         if home is None:
-            return (self._builtin(name, scope),)
+            builtin = self._builtin(name, scope)
+            patched = self._stored(name, External("builtins")) if name in self._stores else ()
+            return _unique((builtin, *patched))
         if scope.frame is not None and home.node is scope.node:
             return tuple(self._joined(name, bindings, scope))
         key = (home, name)
@@ -1016,6 +1056,8 @@ class Program:
                 continue
             for value in self._bound(binding, name, home):
                 yield UNKNOWN if name in home.mutated and isinstance(value, list | dict | set) else value
+        if type(home.node) is ast.Module:
+            yield from self._writes.in_module(home.module, name)
 
     def lookup(self, name: ast.Name | str, scope: Scope) -> tuple[Scope | None, list[Binding]]:
         """The scope that holds a name, and every binding of it there (with those through `global` elsewhere)."""
@@ -1093,7 +1135,9 @@ class Program:
         return External(dotted)
 
     def _attribute_of_module(self, module: Module, name: str) -> tuple:
-        return self.values(_name_node(name), module.scope) if name in module.scope.bindings else (UNKNOWN,)
+        if name in module.scope.bindings:
+            return self.values(_name_node(name), module.scope)
+        return tuple(self._writes.in_module(module, name)) or ONLY_UNKNOWN
 
     def _parameter(self, function: Function | None, name: str) -> tuple:
         """What the call sites pass for a parameter, and its default."""
@@ -1201,7 +1245,8 @@ class Program:
         if value is UNKNOWN:
             return ONLY_UNKNOWN
         if isinstance(value, External):
-            return (External(f"{value.name}.{name}"),)
+            own = External(f"{value.name}.{name}")
+            return (own, *self._stored(name, value)) if name in self._stores else (own,)
         if isinstance(value, Module):
             return self._attribute_of_module(value, name)
         if isinstance(value, Class | Instance):
@@ -1217,14 +1262,23 @@ class Program:
             return ({"parent": posixpath.dirname, "name": posixpath.basename}.get(name, lambda path: UNKNOWN)(value),)
         return (UNKNOWN,)
 
+    def _stored(self, name: str, value: object) -> Iterator:
+        """What an attribute of a value that is no object of the program's is given by the program."""
+        for receiver, stored, scope in self._stores.get(name, ()):
+            if value in self.values(receiver, scope):
+                yield from self.values(stored, scope) if stored is not None else ONLY_UNKNOWN
+        yield from self._writes.on(name, lambda one: one == value)
+
     def _member(self, value: Class | Instance, name: str) -> Iterator:
         class_ = value if isinstance(value, Class) else value.class_
         found = False
         if isinstance(value, Instance):
-            for keyword in value.call.keywords:  # dataclasses
-                if keyword.arg == name and self.method(class_, "__init__") is None:
-                    yield from self.values(keyword.value, value.scope)
+            if self.method(class_, "__getattribute__") is not None:
+                yield UNKNOWN
+            if self.method(class_, "__init__") is None:  # dataclasses
+                for one in self._constructed(value, name):
                     found = True
+                    yield one
         for one in self.bases(class_):
             for stored, scope in one.attributes.get(name, ()):
                 found = True
@@ -1245,9 +1299,12 @@ class Program:
             if found:
                 break
         for receiver, stored, scope in self._stores.get(name, ()):
-            if self._may_be(receiver, scope, class_):
+            if any(self._may_be(one, class_) for one in self.values(receiver, scope)):
                 found = True
                 yield from self.values(stored, scope) if stored is not None else (UNKNOWN,)
+        for one in self._writes.on(name, lambda one: self._may_be(one, class_)):
+            found = True
+            yield one
         if not found:
             if isinstance(value, Instance) and name in SAME_MODULE:
                 yield value  # the method of torch.nn.Module; a call of it gives the module back
@@ -1265,12 +1322,36 @@ class Program:
         else:
             yield BoundMethod(function, instance)
 
-    def _may_be(self, receiver: ast.expr, scope: Scope, class_: Class) -> bool:
-        for value in self.values(receiver, scope):
-            one = value.class_ if isinstance(value, Instance) else value
-            if one is UNKNOWN or (isinstance(one, Class) and (one is class_ or class_ in self.bases(one))):
-                return True
-        return False
+    def _constructed(self, value: Instance, name: str) -> Iterator:
+        """What the call that made an object passes for one of the fields of its class, which has no __init__."""
+        arguments, keywords = value.call.args, value.call.keywords
+        for keyword in keywords:
+            if keyword.arg == name:
+                yield from self.values(keyword.value, value.scope)
+            elif keyword.arg is None:
+                for mapping in self.values(keyword.value, value.scope):
+                    if not isinstance(mapping, dict):
+                        yield UNKNOWN
+                    elif name in mapping:
+                        yield mapping[name]
+        if not arguments:
+            return
+        fields = [
+            one.target.id
+            for class_ in reversed(self.bases(value.class_))
+            for one in class_.node.body
+            if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+        ]
+        place = fields.index(name) if name in fields else len(arguments)
+        if any(isinstance(one, ast.Starred) for one in arguments[: place + 1]):
+            yield UNKNOWN
+        elif place < len(arguments):
+            yield from self.values(arguments[place], value.scope)
+
+    def _may_be(self, value: object, class_: Class) -> bool:
+        """Whether a value may be that class, or an object of it."""
+        one = value.class_ if isinstance(value, Instance) else value
+        return one is UNKNOWN or (isinstance(one, Class) and (one is class_ or class_ in self.bases(one)))
 
     def _field(self, value: Result) -> Iterator:
         for keyword in value.call.keywords:
@@ -1285,15 +1366,20 @@ class Program:
             ("parse_args", "parse_known_args")
         ):
             return _unique(self._argument_values(name))
+        found: tuple = ()
         if value.callee.name == "types.SimpleNamespace":
-            for keyword in value.call.keywords:
-                if keyword.arg == name:
-                    return self.values(keyword.value, value.scope)
-        return (
-            (External(f"{value.callee.name}().{name}"),)
-            if not value.callee.name.startswith("builtins.")
-            else (UNKNOWN,)
-        )
+            found = tuple(self._constructed_namespace(value, name))
+        elif not value.callee.name.startswith("builtins."):
+            found = (External(f"{value.callee.name}().{name}"),)
+        return (*found, *self._stored(name, value)) or ONLY_UNKNOWN
+
+    def _constructed_namespace(self, value: Result, name: str) -> Iterator:
+        for keyword in value.call.keywords:
+            if keyword.arg == name:
+                yield from self.values(keyword.value, value.scope)
+            elif keyword.arg is None:
+                for mapping in self.values(keyword.value, value.scope):
+                    yield mapping.get(name, UNKNOWN) if isinstance(mapping, dict) else UNKNOWN
 
     def _argument_values(self, name: str) -> Iterator:
         """Of a flag: from the documented command, or else its default."""
@@ -1308,34 +1394,49 @@ class Program:
             if destination != name:
                 continue
             action = self.constant(options["action"], scope) if "action" in options else "store"
-            given = self._given(flags, action)
-            if given is not None:
-                for kind in self.values(options["type"], scope) if "type" in options else (External("builtins.str"),):
-                    convert = PURE.get(kind.name) if isinstance(kind, External) else None
-                    yield given if not isinstance(given, str) else convert(given) if convert else UNKNOWN
-            elif "default" in options:
-                yield from self.values(options["default"], scope)
-            else:
-                yield {"store_true": False, "store_false": True}.get(action)
+            for arguments in self._argument_lists:
+                given = self._given(flags, action, arguments)
+                if given is not None:
+                    kinds = self.values(options["type"], scope) if "type" in options else (External("builtins.str"),)
+                    for kind in kinds:
+                        convert = PURE.get(kind.name) if isinstance(kind, External) else None
+                        yield given if not isinstance(given, str) else convert(given) if convert else UNKNOWN
+                elif "default" in options:
+                    yield from self.values(options["default"], scope)
+                else:
+                    yield {"store_true": False, "store_false": True}.get(action)
+        for call, _, scope in self._calls.get("set_defaults", ()):
+            for keyword in call.keywords:
+                for mapping in ({name: UNKNOWN},) if keyword.arg is not None else self.values(keyword.value, scope):
+                    if keyword.arg == name:
+                        yield from self.values(keyword.value, scope)
+                    elif keyword.arg is None:
+                        yield from [mapping[name]] if isinstance(mapping, dict) and name in mapping else ()
         for receiver, stored, scope in self._stores.get(name, ()):
             if any(isinstance(value, Result) for value in self.values(receiver, scope)):
                 yield from self.values(stored, scope) if stored is not None else (UNKNOWN,)
+        yield from self._writes.on(name, lambda one: isinstance(one, Result))
 
-    def _given(self, flags: list, action: object) -> object | None:
-        for position, argument in enumerate(self.arguments):
+    @cached_property
+    def _argument_lists(self) -> list[tuple[str, ...]]:
+        """What a parser may be given: the arguments of the documented command, what the program adds to them, and lists
+        of its own."""
+        return self._writes.arguments(self.arguments)
+
+    def _given(self, flags: list, action: object, arguments: Sequence[str]) -> object | None:
+        for position, argument in enumerate(arguments):
             flag, equals, value = argument.partition("=")
             if flag in flags:
                 if action in ("store_true", "store_false"):
                     return action == "store_true"
                 if equals:
                     return value
-                return self.arguments[position + 1] if position + 1 < len(self.arguments) else None
+                return arguments[position + 1] if position + 1 < len(arguments) else None
         return None
 
-    def _environment(self, name: object, default: object) -> object:
-        if name is UNKNOWN or name in self.unknown:
-            return UNKNOWN
-        return self.environment.get(name, default)
+    def _variable(self, name: ast.expr, node: ast.AST, scope: Scope) -> tuple:
+        found = self.constant(name, scope)
+        return self.variable(found, node, scope) if isinstance(found, str) else ONLY_UNKNOWN
 
     def _fold_Call(self, node: ast.Call, scope: Scope) -> Iterable:
         callees = self.values(node.func, scope)
@@ -1388,12 +1489,8 @@ class Program:
         if name in ("os.environ.get", "os.getenv", "os.environ.setdefault", "os.environ.pop") and arguments:
             keyword = next((one.value for one in node.keywords if one.arg == "default"), None)
             default = arguments[1] if len(arguments) > 1 else keyword
-            variable = self.constant(arguments[0], scope)
-            found = self._environment(variable, None)
-            if found is None and default is not None:
-                yield from self.values(default, scope)
-            else:
-                yield found
+            for found in self._variable(arguments[0], node, scope):
+                yield from self.values(default, scope) if found is None and default is not None else (found,)
         elif name in ("builtins.getattr", "builtins.hasattr") and len(arguments) > 1:
             yield from self._getattr(name, arguments, scope)
         elif name == "shutil.which" and arguments:
@@ -1511,8 +1608,13 @@ class Program:
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             inner = self.truth(node.operand, scope)
             return UNKNOWN if inner is UNKNOWN else not inner
-        truths = {_truth(value) for value in self.values(node, scope)}
+        truths = {self._is_true(value) for value in self.values(node, scope)}
         return truths.pop() if len(truths) == 1 else UNKNOWN
+
+    def _is_true(self, value: object) -> bool | Unknown:
+        if isinstance(value, Instance) and any(self.method(value.class_, name) for name in ("__bool__", "__len__")):
+            return UNKNOWN
+        return _truth(value)
 
     def _local_reach(self, statement: ast.AST, scope: Scope) -> bool | Unknown:
         """Whether a statement runs when the body of its function does."""
@@ -1912,6 +2014,9 @@ class _Indexer:
                 self.bind(node.target.id, Binding("augmented", node, scope, node.value), scope)
             else:
                 self.target(node.target, None, (), scope, node)
+            argv = isinstance(node.op, ast.Add) and getattr(node.target, "attr", "") == "argv"
+            if argv or isinstance(node.op, ast.BitOr):
+                self.program._augmented.append((node, scope))
         elif kind is ast.For or kind is ast.AsyncFor:
             self.loop_target(node.target, node.iter, scope, node)
         elif kind is ast.With or kind is ast.AsyncWith:
@@ -1979,10 +2084,12 @@ class _Indexer:
                 scope.function.class_.attributes.setdefault(target.attr, []).append((stored, scope))
             else:
                 self.program._stores.setdefault(target.attr, []).append((target.value, stored, scope))
-        elif isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
-            self.mutate(target.value.id, scope)
-        elif isinstance(target, ast.Subscript) and isinstance(target.value, ast.Attribute):
-            self.program._mutated.add(target.value.attr)
+        elif isinstance(target, ast.Subscript):
+            self.program._items.append((target.value, target.slice, value if not path else None, scope, statement))
+            if isinstance(target.value, ast.Name):
+                self.mutate(target.value.id, scope)
+            elif isinstance(target.value, ast.Attribute):
+                self.program._mutated.add(target.value.attr)
 
     def mutate(self, name: str, scope: Scope) -> None:
         current: Scope | None = scope
@@ -2127,6 +2234,8 @@ class _Indexer:
                 self.program._generators.add(scope)
             elif kind in COMPREHENSIONS:
                 self.comprehension(node)
+            elif kind is ast.Dict and None in node.keys:
+                self.program.spread.append((node, scope, statement))
             below = children(node)
             stack += below[::-1] if len(below) > 1 else below
         if not conditional:
