@@ -498,6 +498,9 @@ class Program:
             module.runs_as_main = module.source.path == entry.path
         self._name_packed()
         self._writes = Writes(self, UNKNOWN, self._items, self._augmented)
+        if self._writes.prepare():
+            for folded in (self._values, self._names, self._parameters, self._local, self._ends):
+                folded.clear()
         self._explore()
 
     def _name_packed(self) -> None:

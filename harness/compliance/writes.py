@@ -73,6 +73,34 @@ class Writes:
             if any(key is None and self._is_environment(value, scope) for key, value in _entries(node)):
                 self.of_environment += self._mapping(node, scope, statement)
 
+        self._running = self._may_run()
+        self._receivers: list[tuple] = []
+
+    def prepare(self) -> bool:
+        """Fold what computed names are written on, as it is without these writes: before that they are not seen. True
+        if anything was folded, which the program must forget."""
+        self._receivers = [self.program.values(receiver, write.scope) for receiver, write in self.of_objects]
+        return bool(self._receivers)
+
+    def _may_run(self) -> set[Module]:
+        """The modules that run, and those that one of them names: what others do is of no concern."""
+        modules = self.program.modules.values()
+        found = {module for module in modules if module.runs_as_main}
+        waiting = list(found)
+        while waiting:
+            text = waiting.pop().source.text
+            for module in modules:
+                if module not in found and module.name.rpartition(".")[2] in text:
+                    found.add(module)
+                    waiting.append(module)
+        return found
+
+    def _concerns(self, write: Write, name: str) -> bool:
+        """Whether it may be of that name, and happen. Its condition is not folded for others."""
+        if isinstance(write.name, ast.Constant) and write.name.value != name:
+            return False
+        return write.scope.module in self._running and self.program.runs(write.statement, write.scope) is not False
+
     # What is written to
 
     def _item(self, base: ast.expr, write: Write, scope: Scope, depth: int = 0) -> None:
@@ -155,16 +183,20 @@ class Writes:
 
     def on(self, name: str, receives: Callable[[object], bool]) -> Iterator:
         """The values that an attribute is given on objects of which `receives` is true, by names that are computed."""
-        for receiver, write in self.of_objects:
-            found = [one for one in self.program.values(receiver, write.scope) if receives(one)]
+        for (_, write), receivers in zip(self.of_objects, self._receivers, strict=False):
+            found = [one for one in receivers if receives(one)]
             anything = all(one is self.unknown for one in found)
-            for written, value in self._folded(write) if found else ():
+            if not found or not self._concerns(write, name):
+                continue
+            for written, value in self._folded(write):
                 if written == name or (written is self.unknown and (not anything or _is_constant(value))):
                     yield value
 
     def in_module(self, module: Module, name: str) -> Iterator:
         """The values that a name of a module is given from elsewhere: globals()["name"], module.name."""
         for write in self.of_modules.get(module, ()):
+            if not self._concerns(write, name):
+                continue
             yield from (value for written, value in self._folded(write) if written in (name, self.unknown))
         for receiver, value, scope in self.program.stores_of(name, made=False):
             if any(one is module for one in self.program.values(receiver, scope)):
@@ -180,14 +212,19 @@ class Writes:
         found = [given]
         try:
             for write in self.of_environment:
-                values = [value for written, value in self._folded(write) if written in (name, self.unknown)]
+                folded = list(self._folded(write)) if self._concerns(write, name) else []
+                values = [
+                    value
+                    for written, value in folded
+                    if written == name or (written is self.unknown and value is not self.unknown)
+                ]
                 if not values or (write.keeps and given is not None and given is not self.unknown):
                     continue
                 order = self._order(write, node, scope)
                 if order == "after":
                     continue
                 values = [None if write.removes else value if value is self.unknown else str(value) for value in values]
-                certain = order == "before" and not any(written is self.unknown for written, _ in self._folded(write))
+                certain = order == "before" and not any(written is self.unknown for written, _ in folded)
                 found = values if certain and not write.keeps else [*(one for one in found if one is not None), *values]
                 if not certain and None not in found and given is None:
                     found.append(None)
@@ -263,7 +300,9 @@ class Writes:
         found: list[tuple] = []
         for value in self.program.values(node.func.value if items else node, scope):
             pairs = list(value.items()) if isinstance(value, dict) else value
-            if not isinstance(pairs, list | tuple) or not all(isinstance(one, tuple) and len(one) == 2 for one in pairs):
+            if not isinstance(pairs, list | tuple) or not all(
+                isinstance(one, tuple) and len(one) == 2 for one in pairs
+            ):
                 return None
             found += pairs
         return found
