@@ -462,6 +462,8 @@ class Program:
         self._stores: dict[str, list[tuple[ast.expr, ast.expr | None, Scope]]] = {}  # obj.name = value
         self._methods: dict[str, list[Function]] = {}
         self._mutated: set[str] = set()  # attributes whose containers are changed in place
+        self._aliases: dict[str, list[tuple[ast.expr, Scope]]] = {}  # targets of `target = name`, by the name
+        self._handed: dict[str, list[tuple[ast.Call, Scope]]] = {}  # calls that pass a name, by the name
         self._items: list[tuple[ast.expr, ast.expr, ast.expr | None, Scope, ast.AST]] = []  # base[key] = value
         self._augmented: list[tuple[ast.AugAssign, Scope]] = []  # mapping |= others
         self.spread: list[tuple[ast.Dict, Scope, ast.AST]] = []  # {**others}
@@ -519,6 +521,19 @@ class Program:
                 only = inner[0]
                 self.modules[name], self.modules[only.name] = only, file
                 file.name, only.name = only.name, name
+
+    @cached_property
+    def _executed_in(self) -> dict[Module, list[Module]]:
+        """The texts that a module executes as if they were its own."""
+        found: dict[Module, list[Module]] = {}
+        for module in self.modules.values():
+            *outer, last = module.source.layers or ("",)
+            if last.split(" ")[0] in ("exec", "eval"):
+                path = module.source.path
+                for other in self.modules.values():
+                    if other.source.path == path and other.source.layers == tuple(outer):
+                        found.setdefault(other, []).append(module)
+        return found
 
     # -- what callers ask ------------------------------------------------------------------------------------------
 
@@ -701,7 +716,7 @@ class Program:
         """Whether a statement imports a module of the program."""
         return any(self._module(name) is not None for name in imported_names(node) if name)
 
-    def variable(self, name: str, node: ast.AST, scope: Scope) -> tuple[str | None | Unknown, ...]:
+    def variable(self, name: str, node: ast.AST, scope: Scope) -> tuple[str | Unknown | None, ...]:
         """What an environment variable may hold where `node` reads it; None if it is not set."""
         given = UNKNOWN if name in self.unknown else self.environment.get(name)
         return self._writes.variable(name, given, node, scope)
@@ -778,6 +793,10 @@ class Program:
             root = root.value
         if isinstance(root, ast.Call):
             return self.external(callee, scope)
+        if isinstance(root, ast.Subscript):
+            held = root.value
+            named = getattr(held, "attr", "") in ("modules", "__dict__") or isinstance(held, ast.Call)
+            return self.external(callee, scope) if named else None
         if not isinstance(root, ast.Name):
             return None
         home, bindings = self.lookup(root, scope)
@@ -788,6 +807,19 @@ class Program:
         if not bindings or any(one.kind in ("import", "value") for one in bindings):
             return self.external(callee, scope)
         return None
+
+    def imported_name(self, node: ast.expr, scope: Scope) -> str | None:
+        """The dotted name of what an import gives a name, or of an attribute of it; None for anything else."""
+        root, names = node, []
+        while type(root) is ast.Attribute:
+            names.append(root.attr)
+            root = root.value
+        if type(root) is not ast.Name or root.id not in self._linked:
+            return None
+        bindings = self.lookup(root, scope)[1]
+        if len(bindings) != 1 or bindings[0].kind != "import":
+            return None
+        return ".".join((bindings[0].target, *reversed(names)))
 
     def place(self, node: ast.AST, source: Source, note: str) -> Place:
         """Where a node is."""
@@ -977,8 +1009,13 @@ class Program:
             yield from (UNKNOWN if one is None else one for one in self._variable(node.slice, node, scope))
             return
         if of == "sys.modules":
-            own = self._builtin("__name__", scope)
-            yield scope.module if self.constant(node.slice, scope) == own else UNKNOWN
+            name = self.constant(node.slice, scope)
+            own = name == self._builtin("__name__", scope)
+            yield scope.module if own else self._imported(name) if isinstance(name, str) else UNKNOWN
+            return
+        if (package := self._namespace(node.value, scope)) is not None:
+            name = self.constant(node.slice, scope)
+            yield from self.attribute(package, name) if isinstance(name, str) else ONLY_UNKNOWN
             return
         if isinstance(node.value, ast.Dict | ast.List | ast.Tuple) or self._literal(node.value, scope) is not None:
             yield from self._fold_literal_item(node, scope)
@@ -996,6 +1033,17 @@ class Program:
                 for index in self.values(bounds, scope):
                     yield value[index] if _plain(index) else UNKNOWN
 
+    def _namespace(self, node: ast.expr, scope: Scope) -> External | Module | None:
+        """The package or module of which an expression is the names: vars(module), module.__dict__."""
+        if isinstance(node, ast.Attribute) and node.attr == "__dict__":
+            held: ast.expr = node.value
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "vars" and len(node.args) == 1:
+            held = node.args[0]
+        else:
+            return None
+        values = self.values(held, scope)
+        return values[0] if len(values) == 1 and isinstance(values[0], External | Module) else None
+
     def _literal(self, node: ast.expr, scope: Scope) -> tuple[ast.Dict, Scope] | None:
         """The dict display that a name stands for: its values may be functions, which no plain value holds."""
         if isinstance(node, ast.Dict):
@@ -1003,9 +1051,9 @@ class Program:
         if not isinstance(node, ast.Name):
             return None
         home, bindings = self.lookup(node, scope)
-        if len(bindings) != 1 or bindings[0].kind != "value" or bindings[0].path or node.id in home.mutated:
+        if len(bindings) != 1 or bindings[0].kind != "value" or not isinstance(bindings[0].value, ast.Dict):
             return None
-        return (bindings[0].value, home) if isinstance(bindings[0].value, ast.Dict) else None
+        return None if bindings[0].path or self._is_changed(node.id, home) else (bindings[0].value, home)
 
     def _fold_literal_item(self, node: ast.Subscript, scope: Scope) -> Iterator:
         container, home = self._literal(node.value, scope) or (node.value, scope)
@@ -1058,9 +1106,40 @@ class Program:
             if binding.kind != "parameter" and self._local_reach(binding.statement, home) is False:
                 continue
             for value in self._bound(binding, name, home):
-                yield UNKNOWN if name in home.mutated and isinstance(value, list | dict | set) else value
+                changed = isinstance(value, list | dict | set) and self._is_changed(name, home)
+                yield UNKNOWN if changed else value
         if type(home.node) is ast.Module:
             yield from self._writes.in_module(home.module, name)
+            for module in self._executed_in.get(home.module, ()):
+                if name in module.scope.bindings:
+                    yield from self.values(_name_node(name), module.scope)
+
+    def _is_changed(self, name: str, home: Scope, depth: int = 0) -> bool:
+        """Whether a container that a name stands for is changed in place, under that name or another."""
+        if name in home.mutated:
+            return True
+        if depth >= MAX_INLINING_DEPTH:
+            return False
+        for target, scope in self._aliases.get(name, ()):
+            if self.lookup(name, scope)[0] is not home:
+                continue
+            if isinstance(target, ast.Attribute) and target.attr in self._mutated:
+                return True
+            if isinstance(target, ast.Name):
+                other = self.lookup(target, scope)[0]
+                if other is not None and (other, target.id) != (home, name):
+                    if self._is_changed(target.id, other, depth + 1):
+                        return True
+        for call, scope in self._handed.get(name, ()):
+            if self.lookup(name, scope)[0] is not home:
+                continue
+            for function in self.callees(call, scope):
+                for parameter in function.parameters:
+                    argument = self.argument(call, function, parameter)
+                    if argument is not None and getattr(argument[0], "id", "") == name and not argument[1]:
+                        if self._is_changed(parameter, function.scope, depth + 1):
+                            return True
+        return False
 
     def lookup(self, name: ast.Name | str, scope: Scope) -> tuple[Scope | None, list[Binding]]:
         """The scope that holds a name, and every binding of it there (with those through `global` elsewhere)."""
@@ -1477,6 +1556,12 @@ class Program:
             yield from self._inlined(callee, node, scope)
         elif isinstance(callee, External):
             yield from self._called_external(callee, node, scope)
+        elif isinstance(callee, Result) and callee.callee.name == "operator.attrgetter" and node.args:
+            path = self.constant(callee.call.args[0], callee.scope) if callee.call.args else UNKNOWN
+            found = self.values(node.args[0], scope)
+            for one in path.split(".") if isinstance(path, str) else ():
+                found = tuple(value for held in found for value in self.attribute(held, one))
+            yield from found if isinstance(path, str) else ONLY_UNKNOWN
         elif not (
             callee is UNKNOWN
             and isinstance(node.func, ast.Attribute)
@@ -1496,6 +1581,9 @@ class Program:
                 yield from self.values(default, scope) if found is None and default is not None else (found,)
         elif name in ("builtins.getattr", "builtins.hasattr") and len(arguments) > 1:
             yield from self._getattr(name, arguments, scope)
+        elif name == "builtins.__import__" and arguments:
+            package = self.constant(arguments[0], scope)
+            yield self._imported(package.partition(".")[0]) if isinstance(package, str) else UNKNOWN
         elif name == "shutil.which" and arguments:
             yield from (*self.values(arguments[0], scope), None)
         elif name in MODULE_LOADERS:
@@ -2007,6 +2095,8 @@ class _Indexer:
             self.class_(node, scope)
             return
         if kind is ast.Assign:
+            if type(node.value) is ast.Name:
+                self.program._aliases.setdefault(node.value.id, []).extend((one, scope) for one in node.targets)
             for target in node.targets:
                 self.target(target, node.value, (), scope, node)
         elif kind is ast.AnnAssign:
@@ -2184,7 +2274,7 @@ class _Indexer:
         stack: list[ast.AST] = [root]
         flat: list[ast.AST] = []
         conditional = False
-        mentions, calls = self.program._mentions, self.program._calls
+        mentions, calls, given = self.program._mentions, self.program._calls, self.program._handed
         name, constant, attribute, call, load = ast.Name, ast.Constant, ast.Attribute, ast.Call, ast.Load
         while stack:
             node = stack.pop()
@@ -2206,6 +2296,12 @@ class _Indexer:
                 flat.append(node)
                 stack += node.keywords[::-1]
                 stack += node.args[::-1]
+                for one in node.args:
+                    if type(one) is name:
+                        given.setdefault(one.id, []).append((node, scope))
+                for one in node.keywords:
+                    if type(one.value) is name:
+                        given.setdefault(one.value.id, []).append((node, scope))
                 callee = node.func
                 if type(callee) is name:  # what is called is not mentioned by that
                     flat.append(callee)

@@ -106,6 +106,13 @@ def check_network(program: Program) -> Iterator[Finding]:
         else:
             message = f"The network may be used: {reason}. See whether this happens in a run of the contest."
             yield Finding("network-at-eval", Status.HOLD, message, (place,))
+    for node, _, scope, _ in program.live_of(ast.Call):
+        for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
+            name = program.imported_name(argument, scope)
+            if name is not None and name.startswith(NETWORK) and not NETWORK_ERRORS.search(name):
+                place = program.place(argument, scope.module.source, f"{name} is handed over")
+                message = f"The network may be used: {name} is handed to something that may call it."
+                yield Finding("network-at-eval", Status.HOLD, message, (place,))
 
 
 def _network(program: Program, call: ExternalCall) -> str | None:
