@@ -27,6 +27,7 @@ from harness.compliance.flow_values import (
     NAMES_VAL,
     NATIVE,
     NONE,
+    NUMBERED,
     OF_ONE,
     ORIGINS,
     RANK,
@@ -90,6 +91,7 @@ ALLOCATES = words(
     "zeros empty full ones zeros_like empty_like ones_like full_like new_zeros new_empty new_full new_ones zeros_ eye "
     "empty_strided"
 )
+INTEGERS = words("randint randperm integers randrange")
 RANDOM = words(
     "randint rand randn random randperm normal choice choices sample randrange random_sample integers uniform "
     "rand_like randn_like randint_like standard_normal"
@@ -645,10 +647,19 @@ def gathered(engine, base, key, node, scope) -> Value:
             if not index.labels & (GENERATED | COUNTS):
                 labels |= SEEN | (EACH if content.labels & MODEL else 0)
             path = Step(node, scope.module, "the likelihood of the true tokens", path or index.step)
+        elif NUMBERED in content.tags:
+            return renamed(content, index)
         elif not labels & TOKENS:
             labels |= BYTES
     result = Value(labels, NONE, UNKNOWN, None, tags, content.lossy, path)
     return engine.likelihood(content, result, node, scope) if engine.told and labels & EACH else result
+
+
+def renamed(numbers, index) -> Value:
+    """Other numbers for tokens: which token it is can be told from them."""
+    labels = numbers.labels & ~(VOCABULARY | GENERATED) | index.labels & (ORIGINS | TOKENS | TARGET)
+    lossy = united(index.lossy, numbers.lossy)
+    return Value(labels, NONE, UNKNOWN, None, united(numbers.tags, index.tags), lossy, index.step)
 
 
 def counted(engine, key, node, scope, name="bincount") -> Value:
@@ -828,12 +839,13 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
     if name in ALLOCATES:
         return allocated(engine, arguments, keywords, node, scope)
     if name == "arange":
-        return Value(VOCABULARY, tags=join_all(arguments).tags)
+        return Value(VOCABULARY, tags=united(join_all(arguments).tags, frozenset((NUMBERED,))))
     if name in RANDOM and not (name == "random" and arguments and engine.content(first).labels):
         content = derived(engine, arguments) if name in {"choice", "choices", "sample"} else EMPTY
         if content.labels & TOKENS:
             return content
-        return Value(GENERATED | TOKENS, step=Step(node, scope.module, "random tokens", None))
+        tags = frozenset((NUMBERED,)) if name in INTEGERS else NONE
+        return Value(GENERATED | TOKENS, tags=tags, step=Step(node, scope.module, "random tokens", None))
     if name == "multinomial":
         content = derived(engine, arguments)
         step = Step(node, scope.module, "tokens are sampled", content.step)
@@ -904,6 +916,10 @@ def function(engine, dotted, arguments, keywords, node, scope) -> Value:
         return Value(refs=table.refs, items=(table, table))
     if name == "searchsorted":
         return derived(engine, arguments[1:2])
+    if name in {"digitize", "bucketize"}:
+        return derived(engine, arguments[:1])
+    if name == "embedding" and len(arguments) > 1 and NUMBERED in engine.content(arguments[1]).tags:
+        return renamed(engine.content(arguments[1]), engine.content(first))
     if name in GATHERS and dotted.startswith("torch.distributed"):
         return gathered_from_ranks(engine, GATHERS[name], arguments, keywords)
     if name in {"gather", "take", "take_along_axis", "take_along_dim", "index_select"}:

@@ -45,6 +45,7 @@ from harness.compliance.flow_values import (
     NAMES_TRAIN,
     NAMES_VAL,
     NONE,
+    NUMBERED,
     OF_ONE,
     ORIGINS,
     PAIR,
@@ -1581,6 +1582,8 @@ class Engine:
                 path = Step(node, scope.module, "the tokens one further on: the targets", path)
             elif shifted < 0:
                 labels &= ~TARGET
+        if index.labels & TOKENS and index.labels & ORIGINS and NUMBERED in tags and not labels & (VAL | TRAIN | MODEL):
+            return join(flow_calls.renamed(content, index), counted)
         if index.labels & TOKENS and index.labels & ORIGINS:
             labels |= index.labels & ORIGINS
             if labels & MODEL:

@@ -57,6 +57,7 @@ TELLING = TIME - 1  # labels by which paths are chosen
 NONE: frozenset = frozenset()
 CATCHING_UP = frozenset((("rank", "later"),))  # the tag of what only later ranks do
 EXACT = ("exact",)  # the tag of a key that holds a token as it is: context << 10 | token
+NUMBERED = ("numbered",)  # the tag of other numbers for tokens: what is looked up there for a token stands for it
 PAIR = ("pair",)  # the tag of an index of two tokens: table[context, token]
 TAGS_AT_MOST = 96  # of one value; more are cut off
 

@@ -1118,28 +1118,31 @@ class Program:
         """Whether a container that a name stands for is changed in place, under that name or another."""
         if name in home.mutated:
             return True
-        if depth >= MAX_INLINING_DEPTH:
-            return False
+        return depth < MAX_INLINING_DEPTH and any(
+            one in self._mutated
+            if isinstance(one, str)
+            else one != (home, name) and self._is_changed(one[1], one[0], depth + 1)
+            for one in self._other_names(name, home)
+        )
+
+    def _other_names(self, name: str, home: Scope) -> Iterator[tuple[Scope, str] | str]:
+        """Names with their scopes, and attributes, that what a name stands for has too: it is assigned to them, or
+        passed for a parameter."""
         for target, scope in self._aliases.get(name, ()):
             if self.lookup(name, scope)[0] is not home:
                 continue
-            if isinstance(target, ast.Attribute) and target.attr in self._mutated:
-                return True
-            if isinstance(target, ast.Name):
-                other = self.lookup(target, scope)[0]
-                if other is not None and (other, target.id) != (home, name):
-                    if self._is_changed(target.id, other, depth + 1):
-                        return True
+            if isinstance(target, ast.Attribute):
+                yield target.attr
+            elif isinstance(target, ast.Name) and (other := self.lookup(target, scope)[0]) is not None:
+                yield other, target.id
         for call, scope in self._handed.get(name, ()):
             if self.lookup(name, scope)[0] is not home:
                 continue
             for function in self.callees(call, scope):
                 for parameter in function.parameters:
-                    argument = self.argument(call, function, parameter)
-                    if argument is not None and getattr(argument[0], "id", "") == name and not argument[1]:
-                        if self._is_changed(parameter, function.scope, depth + 1):
-                            return True
-        return False
+                    expression, default = self.argument(call, function, parameter) or (None, False)
+                    if getattr(expression, "id", "") == name and not default:
+                        yield function.scope, parameter
 
     def lookup(self, name: ast.Name | str, scope: Scope) -> tuple[Scope | None, list[Binding]]:
         """The scope that holds a name, and every binding of it there (with those through `global` elsewhere)."""
