@@ -698,6 +698,16 @@ class Program:
         """What the attribute of that name is given: object, value and scope. made: to be added to."""
         return self._stores.setdefault(name, []) if made else self._stores.get(name, [])
 
+    def attribute_stores(self) -> Iterator[tuple[str, ast.expr, Scope]]:
+        """Attributes that are given something, by `object.name = value` or setattr: name, object and scope."""
+        for name, stores in self._stores.items():
+            for receiver, _, scope in stores:
+                yield name, receiver, scope
+        for receiver, write in self._writes.of_objects:
+            for name in self.values(write.name, write.scope) if isinstance(write.name, ast.expr) else ():
+                if isinstance(name, str):
+                    yield name, receiver, write.scope
+
     def loop_of(self, statement: ast.AST) -> ast.For | ast.AsyncFor | None:
         """The innermost `for` of its own function that a statement is in."""
         while statement in self._owner:

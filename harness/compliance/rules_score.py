@@ -60,7 +60,7 @@ def check_score(program: Program) -> Iterator[Finding]:
         if len(node.args) < 2:
             continue
         for label, value in itertools.pairwise(node.args):  # print("val_bpb:", value)
-            if isinstance(label, ast.Constant) and _names_score(label.value):
+            if isinstance(label, ast.Constant) and (_names_score(label.value) or _names_score(f"{label.value}:")):
                 yield from _reported(program, value, scope)
 
 
@@ -165,21 +165,32 @@ def _altered(program: Program, value: ast.expr, scope: Scope) -> Iterator[Findin
         if node in seen:
             continue
         seen.add(node)
-        reason = _alteration(program, node, home)
-        if reason:
+        if reason := _alteration(program, node, home):
             place = program.place(node, home.module.source, reason)
             yield Finding("constant-score", Status.FLAG, f"The reported score is altered: {reason}.", (place, printed))
+        elif summand := _accumulated(program, node, home):
+            statement, reason = summand
+            place = program.place(statement, home.module.source, reason)
+            message = f"What is summed up for the reported score is altered: {reason}. See what for."
+            yield Finding("constant-score", Status.HOLD, message, (place, printed))
         pending += _spine(program, node, home, path)
 
 
-def _alteration(program: Program, node: ast.expr, scope: Scope) -> str | None:
+def _alteration(program: Program, node: ast.expr, scope: Scope, whole: bool = False) -> str | None:
+    """How a constant changes a number. whole: whether whole numbers may be factors, and terms."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div):
         sides = (node.left, node.right) if isinstance(node.op, ast.Mult) else (node.right,)
         for side in sides:
             factor = program.constant(side, scope)
+            if whole and isinstance(factor, int | float) and float(factor).is_integer():
+                continue
             if isinstance(factor, int | float) and not isinstance(factor, bool) and not _is_factor(float(factor)):
                 return f"it is {'multiplied by' if isinstance(node.op, ast.Mult) else 'divided by'} {factor}"
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
+        if whole:  # loss * tokens * 0.5
+            for side in (node.left, node.right) if isinstance(node.op, ast.Mult) else (node.left,):
+                if reason := _alteration(program, side, scope, whole):
+                    return reason
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub) and not whole:
         for side in (node.left, node.right) if isinstance(node.op, ast.Add) else (node.right,):
             term = program.constant(side, scope)
             if isinstance(term, int | float) and not isinstance(term, bool) and abs(term) > 1e-6:
@@ -194,7 +205,27 @@ def _alteration(program: Program, node: ast.expr, scope: Scope) -> str | None:
     return None
 
 
+def _accumulated(program: Program, node: ast.expr, scope: Scope) -> tuple[ast.AugAssign, str] | None:
+    """Where a sum is changed in place by a constant, and how. It may be one of tokens or batches: a whole number."""
+    for binding in program.lookup(node, scope)[1] if isinstance(node, ast.Name) else ():
+        statement = binding.statement
+        if binding.kind != "augmented" or not isinstance(statement, ast.AugAssign):
+            continue
+        factors = [binding.value] if isinstance(statement.op, ast.Mult | ast.Div) else []
+        if isinstance(statement.op, ast.Add):
+            if reason := _alteration(program, binding.value, binding.scope, whole=True):
+                return statement, reason
+        for factor in (program.constant(one, binding.scope) for one in factors):
+            known = isinstance(factor, int | float) and not float(factor).is_integer()  # no number of batches
+            if known and not _is_factor(float(factor)):
+                done = "multiplied" if isinstance(statement.op, ast.Mult) else "divided"
+                return statement, f"it is {done} by {factor}"
+    return None
+
+
 def _is_factor(value: float) -> bool:
+    if abs(value / SPLIT_BYTES - 1) < SAME_BYTES:
+        return True
     return value == 0 or any(math.isclose(abs(value), abs(one), rel_tol=1e-5) for one in FACTORS)
 
 
@@ -216,6 +247,11 @@ def _spine(
         yield node.left, scope, ()
         if isinstance(node.op, ast.Mult):
             yield node.right, scope, ()
+    elif isinstance(node, ast.BoolOp):
+        for value in node.values:
+            yield value, scope, path
+            if program.truth(value, scope) is isinstance(node.op, ast.Or):  # it is this one
+                break
     elif isinstance(node, ast.IfExp):
         yield node.body, scope, path
         yield node.orelse, scope, path
