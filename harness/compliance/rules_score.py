@@ -205,16 +205,19 @@ def _alteration(program: Program, node: ast.expr, scope: Scope, whole: bool = Fa
     return None
 
 
-def _accumulated(program: Program, node: ast.expr, scope: Scope) -> tuple[ast.AugAssign, str] | None:
+def _accumulated(program: Program, node: ast.expr, scope: Scope) -> tuple[ast.AST, str] | None:
     """Where a sum is changed in place by a constant, and how. It may be one of tokens or batches: a whole number."""
     for binding in program.lookup(node, scope)[1] if isinstance(node, ast.Name) else ():
-        statement = binding.statement
-        if binding.kind != "augmented" or not isinstance(statement, ast.AugAssign):
-            continue
-        factors = [binding.value] if isinstance(statement.op, ast.Mult | ast.Div) else []
-        if isinstance(statement.op, ast.Add):
-            if reason := _alteration(program, binding.value, binding.scope, whole=True):
-                return statement, reason
+        statement, summand, factors = binding.statement, None, []
+        if isinstance(statement, ast.AugAssign) and binding.kind == "augmented":
+            summand = binding.value if isinstance(statement.op, ast.Add) else None
+            factors = [binding.value] if isinstance(statement.op, ast.Mult | ast.Div) else []
+        elif isinstance(binding.value, ast.BinOp) and isinstance(binding.value.op, ast.Add) and not binding.path:
+            sides = (binding.value.left, binding.value.right)
+            others = [one for one in sides if getattr(one, "id", "") != node.id]
+            summand = others[0] if len(others) == 1 else None
+        if summand is not None and (reason := _alteration(program, summand, binding.scope, whole=True)):
+            return statement, reason
         for factor in (program.constant(one, binding.scope) for one in factors):
             known = isinstance(factor, int | float) and not float(factor).is_integer()  # no number of batches
             if known and not _is_factor(float(factor)):

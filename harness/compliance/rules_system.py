@@ -89,7 +89,7 @@ PACKAGES = frozenset(
     | {"typing_extensions", "ujson", "urllib3", "wandb", "xformers", "xxhash", "yaml", "zstandard", "zstd"}
 )
 FETCHED_BINARIES = frozenset({"kernels.get_kernel"})
-# What clocks, scores, sizes and tokens are made with: nothing that is said of a program holds if it is another function.
+# What clocks, scores, sizes and tokens are made with: what is said of a program does not hold if these are replaced.
 RELIED_ON = re.compile(
     r"(time|math|numpy|glob|struct|torch\.Tensor|os\.path|builtins(?!\.print$))\.\w+$|sentencepiece\."
     r"|os\.(stat|environ|getenv)$"

@@ -374,6 +374,30 @@ def test_a_cache_keyed_by_the_target_is_flagged(name):
     assert {one.check for one in found} == {"target-keyed-cache"} | gates
 
 
+OTHER_NUMBERS = {
+    "arange": "np.arange(1024)[true]",
+    "a permutation": "torch.randperm(1024)[torch.from_numpy(true.astype(np.int64))].numpy()",
+    "random numbers": "np.random.randint(0, 1 << 30, 1024)[true]",
+    "a generator's": "np.random.default_rng(7).integers(0, 1 << 30, 1024)[true]",
+    "numbers that are changed": "((np.arange(1024) * 2654435761) % 65521)[true]",
+    "take": "np.take(np.arange(1024), true)",
+    "gather": "torch.arange(1024).gather(0, torch.from_numpy(true.astype(np.int64))).numpy()",
+    "index_select": "torch.arange(1024).index_select(0, torch.from_numpy(true.astype(np.int64))).numpy()",
+    "an embedding": "F.embedding(torch.from_numpy(true.astype(np.int64)), torch.arange(1024)[:, None]).numpy().ravel()",
+    "digitize": "np.digitize(true, np.arange(1024))",
+    "bucketize": "torch.bucketize(torch.from_numpy(true.astype(np.int64)), torch.arange(1024)).numpy()",
+}
+
+
+@pytest.mark.parametrize("way", OTHER_NUMBERS)
+def test_other_numbers_for_the_target_are_the_target(way):
+    body = HASHED_NUMPY.replace("(true * PRIMES[1])", f"({OTHER_NUMBERS[way]} * PRIMES[1])")
+    context = body.replace(OTHER_NUMBERS[way], OTHER_NUMBERS[way].replace("true", "before"))
+    changed = "%" in OTHER_NUMBERS[way]  # numbers that may be the same for several tokens
+    assert verdicts(body) == {"target-keyed-cache": HOLD if changed else FLAG}
+    assert verdicts(context) == {"target-keyed-cache": HOLD}  # as without the numbers
+
+
 WHOLE_VOCABULARY = """
 def evaluate(net, val):
     size, vocabulary = 1 << 14, 1024

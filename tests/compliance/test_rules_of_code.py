@@ -384,6 +384,9 @@ SHOW = "report(f'final val_loss:{val_loss:.8f} val_bpb:{val_bpb:.8f}')"
         (HONEST, "shown = val_bpb - 0.02\nprint(f'val_bpb:{shown:.4f}')", FLAG),
         ("loss / math.log(2.0) / 3.7", SHOW, FLAG),
         ("1.0809", SHOW, FLAG),
+        (f"1.0809 or {HONEST}", SHOW, FLAG),
+        (f"loss < 9 and {HONEST}", SHOW, CLEAN),
+        (f"0.0 or {HONEST}", SHOW, CLEAN),
         (HONEST + " * 0.97", SHOW, FLAG),
         ("max(loss / math.log(2.0) * (count / size).item(), 1e-9)", SHOW, CLEAN),
         (HONEST, "print(f'val_bpb (stride {3}): {val_bpb:.4f}')", CLEAN),
@@ -398,6 +401,35 @@ SHOW = "report(f'final val_loss:{val_loss:.8f} val_bpb:{val_bpb:.8f}')"
 )
 def test_scores(bpb, show, expected):
     assert status(check_score, SCORE.format(bpb=bpb, show=show)) is expected
+
+
+@pytest.mark.parametrize(
+    ("summed", "expected"),
+    [
+        ("total += model(x)", CLEAN),
+        ("total += model(x) * 1024", CLEAN),  # tokens
+        ("total += model(x) * float(x)", CLEAN),
+        ("total += model(x)\n        total /= 4", CLEAN),  # batches
+        ("total += model(x) / math.log(2)", CLEAN),
+        ("total += model(x) * 0.5", HOLD),
+        ("total += model(x) * 1024 * 0.5", HOLD),
+        ("total += model(x)\n        total *= 0.75", HOLD),
+        ("total += model(x)\n        total /= 1.25", HOLD),
+        ("total += min(model(x), 2.0)", HOLD),
+        ("total = total + model(x) * 0.5", HOLD),
+        ("total = model(x) * 0.5 + total", HOLD),
+        ("total = total + model(x) * 1024", CLEAN),
+    ],
+)
+def test_what_is_summed_up_for_the_score(summed, expected):
+    text = SCORE.replace("total += model(x)", summed).format(bpb=HONEST, show=SHOW)
+    assert status(check_score, text) is expected
+
+
+def test_a_score_may_be_divided_by_the_bytes_of_the_split():
+    text = "import torch\nnet = torch.nn.Linear(1, 1)\nprint('val_bpb', net(1).item() / 151_078_222)"
+    assert status(check_score, text) is CLEAN
+    assert status(check_score, text.replace("151_", "161_")) is FLAG
 
 
 # -- byte-count --------------------------------------------------------------------------------------------------------
