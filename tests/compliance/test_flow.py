@@ -394,8 +394,8 @@ def test_other_numbers_for_the_target_are_the_target(way):
     body = HASHED_NUMPY.replace("(true * PRIMES[1])", f"({OTHER_NUMBERS[way]} * PRIMES[1])")
     context = body.replace(OTHER_NUMBERS[way], OTHER_NUMBERS[way].replace("true", "before"))
     changed = "%" in OTHER_NUMBERS[way]  # numbers that may be the same for several tokens
-    assert verdicts(body) == {"target-keyed-cache": HOLD if changed else FLAG}
-    assert verdicts(context) == {"target-keyed-cache": HOLD}  # as without the numbers
+    assert verdicts(body) == {"target-keyed-cache": Status.HOLD if changed else FLAG}
+    assert verdicts(context) == {"target-keyed-cache": Status.HOLD}  # as without the numbers
 
 
 WHOLE_VOCABULARY = """
