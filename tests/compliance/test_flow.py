@@ -393,8 +393,8 @@ OTHER_NUMBERS = {
 def test_other_numbers_for_the_target_are_the_target(way):
     body = HASHED_NUMPY.replace("(true * PRIMES[1])", f"({OTHER_NUMBERS[way]} * PRIMES[1])")
     context = body.replace(OTHER_NUMBERS[way], OTHER_NUMBERS[way].replace("true", "before"))
-    changed = "%" in OTHER_NUMBERS[way]  # numbers that may be the same for several tokens
-    assert verdicts(body) == {"target-keyed-cache": Status.HOLD if changed else FLAG}
+    unknown = way == "a generator's"  # which is an object of a package: what it gives is not known
+    assert verdicts(body) == {"target-keyed-cache": Status.HOLD if unknown else FLAG}
     assert verdicts(context) == {"target-keyed-cache": Status.HOLD}  # as without the numbers
 
 
