@@ -42,13 +42,19 @@ def check_all(targets: Sequence[Target], done: Callable[[Report], None] = lambda
     """A report on each target, in their order; `done` is told of each as it comes. Each is looked at in a process that
     may take `TARGET_SECONDS` and `WORKER_MEMORY_BYTES`: what ends that process is a finding on its target."""
     reports: dict[int, Report] = {}
-    for index, answer in run_all(check_target, targets, seconds=TARGET_SECONDS, memory_bytes=WORKER_MEMORY_BYTES):
+    order = sorted(range(len(targets)), key=lambda index: -_size(targets[index]))  # no core waits for a long one at last
+    ordered = [targets[index] for index in order]
+    for place, answer in run_all(check_target, ordered, seconds=TARGET_SECONDS, memory_bytes=WORKER_MEMORY_BYTES):
         if isinstance(answer, Fault):
-            target = targets[index]
+            target = ordered[place]
             answer = _report(target, target.sources, [*target.findings, _undecided("the analysis", answer.text)])
-        reports[index] = answer
+        reports[order[place]] = answer
         done(answer)
     return [reports[index] for index in range(len(targets))]
+
+
+def _size(target: Target) -> int:
+    return sum(len(source.text) for source in target.sources)
 
 
 def check_target(target: Target) -> Report:
