@@ -42,7 +42,9 @@ def check_all(targets: Sequence[Target], done: Callable[[Report], None] = lambda
     """A report on each target, in their order; `done` is told of each as it comes. Each is looked at in a process that
     may take `TARGET_SECONDS` and `WORKER_MEMORY_BYTES`: what ends that process is a finding on its target."""
     reports: dict[int, Report] = {}
-    order = sorted(range(len(targets)), key=lambda index: -_size(targets[index]))  # no core waits for a long one at last
+    order = sorted(
+        range(len(targets)), key=lambda index: -_size(targets[index])
+    )  # no core waits for a long one at last
     ordered = [targets[index] for index in order]
     for place, answer in run_all(check_target, ordered, seconds=TARGET_SECONDS, memory_bytes=WORKER_MEMORY_BYTES):
         if isinstance(answer, Fault):
@@ -78,10 +80,11 @@ def _checked(target: Target) -> Report:
     runs = [run for run in unpacked.runs if not (run.imported and run.entry.path in followed)]
     readme = _readme(target) if len(runs) == 1 else None  # with several, each does a part of what it says
     scores = target.kind is Kind.RECORD  # it reports a score; of a submission of ours the harness does
+    whole = not unpacked.findings  # each is about code that is not here
     found_by_run: list[list[Finding]] = []
     for run in runs:
         step = f"the code from {run.entry.name} on"
-        how = (run.environment, run.arguments, run.unknown, clock, readme, logs, reported, claims, scores)
+        how = (run.environment, run.arguments, run.unknown, clock, readme, logs, reported, claims, scores, whole)
         check = partial(check_code, unpacked.sources, run.entry, *how)
         found_by_run.append([one for one in _attempt(step, check, [], findings) if not _explained(one, unpacked)])
     findings += _of_all(found_by_run)

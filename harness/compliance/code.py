@@ -76,13 +76,14 @@ def check_code(
     reported: Collection[str] = (),
     claims: Claims | None = None,
     scores: bool = False,
+    whole: bool = True,
 ) -> list[Finding]:
     """The findings on the code that `entry` starts, with the variables and arguments of the documented run command.
     unknown: variables that it sets to something that cannot be read from it. clock: who ends its training. readme: what
     says what the code does, if something does. logs: the texts of the run's own logs; what they show of how it was
     started beats what is documented. reported: the scores that the submission names; of logs that disagree, those
     that print one of them count. claims: what it says of its score. scores: whether it is expected to
-    score, or may leave that to others."""
+    score, or may leave that to others. whole: whether all code that it executes is among the sources."""
     try:
         program = load_program(sources, entry, environment, arguments, unknown)
         if logs:
@@ -91,6 +92,7 @@ def check_code(
             program.claims = claims
     except Unreadable as error:
         return [_unreadable(entry, str(error))]
+    program.whole = whole and not program.unreadable
     findings = [_unreadable(source, error) for source, error in program.unreadable]
     for rule, checks in RULES.items():
         if rule is not check_clock:

@@ -155,7 +155,7 @@ def _unread_settings(program: Program) -> Iterator[Finding]:
     computed = _reads_computed_names(program)
     place = program.place(program.entry.tree, program.entry.source, "this reads no such setting")
     for name, value in unread.items():
-        if computed or name in written:
+        if computed or name in written or (not program.whole and not _is_built_in(name, value, words, live)):
             message = f"The documented command or settings have {name}; see whether code that runs reads it."
             yield Finding("dead-claim", Status.HOLD, message, (place,))
         elif not _is_built_in(name, value, words, live):

@@ -506,14 +506,16 @@ class _Evaluator:
     def loop(self, node: ast.For | ast.AsyncFor, scope: dict) -> None:
         items = self.value(node.iter, scope)
         if isinstance(items, list | tuple | str | bytes | range) and len(items) <= 100_000:
+            enough = self.budget.steps // 2  # what comes after it needs some, too
             for item in items:
                 self.budget.steps -= 1
-                if self.budget.steps <= 0:
+                if self.budget.steps <= enough:
                     break
                 self.assign(node.target, item, scope)
                 self.statements(node.body, scope)
-            self.statements(node.orelse, scope)
-            return
+            else:
+                self.statements(node.orelse, scope)
+                return
         self.assign(node.target, items if isinstance(items, _Unknown) else UNSEEN, scope)
         self.forget(node.body, scope, "a loop changes it")
         self.branches([node.body, node.orelse], scope)

@@ -45,8 +45,11 @@ class Writes:
         self.of_environment: list[Write] = []
         self.of_arguments: list[tuple[ast.expr, Write]] = []  # that may be of sys.argv
         self._asking: set[str] = set()  # variables whose writes are being folded
+        forwarded = any("__setitem__" in class_.methods for class_ in program.classes.values())
         for base, key, value, scope, statement in items:
             write = Write(key, value, scope, statement)
+            if forwarded and isinstance(key, ast.Constant):  # settings[name] = value may be settings.name = value
+                self._of_object(base, write)
             if isinstance(base, ast.Attribute) and base.attr == "argv":
                 self.of_arguments.append((base, write))
             self._item(base, write, scope)
@@ -127,6 +130,8 @@ class Writes:
 
     def _setattr(self, call: ast.Call, statement: ast.AST, scope: Scope) -> None:
         """setattr(object, name, value), object.__setattr__(self, name, value), self.__setattr__(name, value)."""
+        if scope.function is not None and scope.function.short_name == "__setitem__":
+            return  # its names are those of the statements that come to it
         arguments = call.args
         if len(arguments) == 2 and isinstance(call.func, ast.Attribute):
             arguments = [call.func.value, *arguments]

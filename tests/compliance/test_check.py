@@ -321,3 +321,22 @@ def test_a_file_that_is_imported_by_its_path_is_checked_once(write, monkeypatch,
     assert entries == (["train_gpt.py"] if followed else ["train_gpt.py", "helper.py"])
     assert {one.flow[-1].source.name for one in found if one.check == "hidden-code"} == {"helper.py"}
     assert not followed or not any(one.check == "dead-claim" for one in found), "STEPS is read where it should be"
+
+
+def test_what_code_that_is_not_here_reads_is_a_question(write) -> None:
+    read = "import os\nprint(os.environ.get('WIDTH'))\n"
+    for code, status in ((read, Status.FLAG), (read + "exec(open('/elsewhere/inner.py').read())\n", Status.HOLD)):
+        folder = record(write, "mine", code)
+        write("mine/README.md", "```bash\nCOOL_DOWN=7 python train_gpt.py\n```\n")
+        (report,) = checked(folder)
+        assert report.status_of("dead-claim") is status
+
+
+def test_reports_come_in_the_order_of_their_targets_the_longest_first_looked_at(write) -> None:
+    for name, lines in (("a", 1), ("b", 900), ("c", 30)):
+        write(f"many/{name}.py", "x = 1\n" * lines)
+    told: list[str] = []
+    targets = check.find_targets([write("many/d.py", "").parent])
+    reports = check.check_all(targets, lambda one: told.append(one.target))
+    assert [one.target for one in reports] == [check.name_of(one) for one in targets]
+    assert sorted(told) == sorted(one.target for one in reports)

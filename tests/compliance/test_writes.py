@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import textwrap
+import zlib
 
 import pytest
 
+from harness.compliance.check import check_target, find_targets
 from harness.compliance.code import check_code
 from harness.compliance.findings import Source, Status
 from harness.compliance.program import UNKNOWN, load_program
@@ -64,6 +67,10 @@ SWITCHED_ON = {
     "a field by its place": (FIELDS + "h = H(8, True)\n", "h.on"),
     "a field of a mapping": (FIELDS + 'h = H(**{"on": True})\n', "h.on"),
     "fields that are not known": (FIELDS + "h = H(*input().split())\n", "h.on"),
+    "settings like a mapping": (
+        SETTINGS + "    def __setitem__(self, k, v):\n        setattr(self, k, v)\nh = H()\nh['on'] = True\n",
+        "h.on",
+    ),
     "a namespace": ("h = types.SimpleNamespace(on=False)\nh.on = True\n", "h.on"),
     "globals()": ('ON = False\nglobals()["ON"] = True\n', "ON"),
     "globals() and update": ("ON = False\nglobals().update(ON=True)\n", "ON"),
@@ -109,6 +116,10 @@ STILL_OFF = {
         SETTINGS
         + "net = torch.nn.Sequential()\nfor name, part in net.named_children():\n    setattr(net, name, part)\n",
         "H.on",
+    ),
+    "another of settings like a mapping": (
+        SETTINGS + "    def __setitem__(self, k, v):\n        setattr(self, k, v)\nh = H()\nh['other'] = True\n",
+        "h.on",
     ),
     "another field": (FIELDS + "h = H(8)\n", "h.on"),
     "another global": ('ON = False\nglobals()["OTHER"] = True\n', "ON"),
@@ -184,6 +195,29 @@ def test_a_program_that_is_started_has_the_environment_that_it_is_given() -> Non
         entry = Source("train.py", launcher.format(environment=way))
         found = check_code([entry, Source("inner.py", inner)], entry, {}, ())
         assert any(one.check == "network-at-eval" for one in found) == (way in ways), way
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "import base64, zlib\nexec(zlib.decompress(base64.b64decode({packed!r})))",
+        "import runpy\nrunpy.run_path('inner.py', run_name='__main__')",
+        "def main():\n    import inner\nmain()",
+        "import importlib.util as u\ns = u.spec_from_file_location('inner', 'inner.py')\n"
+        "s.loader.exec_module(u.module_from_spec(s))",
+    ],
+)
+@pytest.mark.parametrize("on", ["1", "0"])
+def test_what_starts_other_code_sets_its_variables(tmp_path, start: str, on: str) -> None:
+    inner = HEAD + READ + 'if ON:\n    urllib.request.urlretrieve("http://a/b", "c")\n'
+    packed = base64.b64encode(zlib.compress(inner.encode())).decode()
+    (tmp_path / "inner.py").write_text(inner)
+    (tmp_path / "submission.json").write_text("{}")
+    start = start.format(packed=packed)
+    (tmp_path / "train_gpt.py").write_text(f'import os\nos.environ.setdefault("FETCH", "{on}")\n{start}\n')
+    (tmp_path / "README.md").write_text("```\npython train_gpt.py\n```\n")
+    (target,) = find_targets([tmp_path])
+    assert (check_target(target).status_of("network-at-eval") is not Status.CLEAN) == (on == "1")
 
 
 @pytest.mark.parametrize(
