@@ -127,7 +127,8 @@ CHECKS = {
             "Code runs that cannot be read here",
             "A subprocess, compiler, foreign binary, pickle that the program does not write itself, text that is "
             "executed and could not be unpacked, or an imported module that is neither in the folder nor a known "
-            "package.",
+            "package. A function that clocks, scores or sizes rely on (time, math, numpy, losses) and that the program "
+            "replaces is a question, as its name no longer says what it does.",
             "a submission's code counts and must be readable",
             WARNING,
         ),
@@ -153,8 +154,8 @@ CHECKS = {
             "constant-score",
             "The reported score is a constant, or does not come from scoring",
             "The number that is printed as val_bpb or val_loss is written in the code, or clamped, or scaled by "
-            "something other than the bytes of the text. A folder in which nothing that is started gets to score is a "
-            "question.",
+            "something other than the bytes of the text. What is summed up for it and multiplied or clamped by a "
+            "number in the code is a question, and a folder in which nothing that is started gets to score.",
             "the score is measured on the validation split",
             ERROR,
         ),

@@ -31,6 +31,7 @@ MAX_VALUES = 8  # of one expression; more are UNKNOWN
 MAX_FOLDING_DEPTH = 60
 MAX_INLINING_DEPTH = 5
 MAX_FOLDED_STATEMENTS = 40  # of a function
+MAX_OTHER_NAMES = 100  # of a container; one with more is taken to be changed
 MAX_CONSTANT_LENGTH = 1_000_000
 MAX_INTEGER_BITS = 512
 
@@ -1125,16 +1126,23 @@ class Program:
                 if name in module.scope.bindings:
                     yield from self.values(_name_node(name), module.scope)
 
-    def _is_changed(self, name: str, home: Scope, depth: int = 0) -> bool:
+    def _is_changed(self, name: str, home: Scope) -> bool:
         """Whether a container that a name stands for is changed in place, under that name or another."""
-        if name in home.mutated:
-            return True
-        return depth < MAX_INLINING_DEPTH and any(
-            one in self._mutated
-            if isinstance(one, str)
-            else one != (home, name) and self._is_changed(one[1], one[0], depth + 1)
-            for one in self._other_names(name, home)
-        )
+        pending = [(home, name)]
+        seen = set(pending)
+        while pending:
+            scope, one = pending.pop()
+            if one in scope.mutated:
+                return True
+            for other in self._other_names(one, scope):
+                if other in self._mutated:  # an attribute
+                    return True
+                if not isinstance(other, str) and other not in seen:
+                    seen.add(other)
+                    pending.append(other)
+            if len(seen) > MAX_OTHER_NAMES:
+                return True
+        return False
 
     def _other_names(self, name: str, home: Scope) -> Iterator[tuple[Scope, str] | str]:
         """Names with their scopes, and attributes, that what a name stands for has too: it is assigned to them, or

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from harness.compliance.program import Module, Program, Scope, Unknown
 
 ALIASES_DEEP = 3  # names for names
+MAX_COMPUTED = 50  # writes whose names are computed; with more, anything may be written
 ENVIRONMENT = "os.environ"
 NAMESPACES = frozenset({"vars", "globals", "locals"})
-CHANGES = ("update", "setdefault", "__setitem__", "pop", "putenv", "clear")
+CHANGES = ("update", "setdefault", "__setitem__", "pop", "clear")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Write:
     """`name` is given `value`, both expressions, folded in `scope`. name: None if it may be any. value: None if it is
     not known. keeps: what is there stays (setdefault). removes: it is gone afterwards."""
 
-    name: ast.expr | str | None
+    name: ast.expr | None
     value: ast.expr | None
     scope: Scope
     statement: ast.AST
@@ -43,6 +44,7 @@ class Writes:
         self.of_objects: list[tuple[ast.expr, Write]] = []  # whose name is computed
         self.of_modules: dict[Module, list[Write]] = {}  # through globals()
         self.of_environment: list[Write] = []
+        self._of_variable: dict[str, list[Write]] = {}
         self.of_arguments: list[tuple[ast.expr, Write]] = []  # that may be of sys.argv
         self._asking: set[str] = set()  # variables whose writes are being folded
         forwarded = any("__setitem__" in class_.methods for class_ in program.classes.values())
@@ -75,13 +77,18 @@ class Writes:
             if any(key is None and self._is_environment(value, scope) for key, value in _entries(node)):
                 self.of_environment += self._mapping(node, scope, statement)
 
+        for write in self.of_environment:
+            if isinstance(write.name, ast.Constant):
+                self._of_variable.setdefault(write.name.value, []).append(write)
+        self._computed = [one for one in self.of_environment if not isinstance(one.name, ast.Constant)]
         self._running = self._may_run()
         self._receivers: list[tuple] = []
 
     def prepare(self) -> bool:
         """Fold what computed names are written on, as it is without these writes: before that they are not seen. True
         if anything was folded, which the program must forget."""
-        self._receivers = [self.program.values(receiver, write.scope) for receiver, write in self.of_objects]
+        some = self.of_objects[:MAX_COMPUTED]
+        self._receivers = [self.program.values(receiver, write.scope) for receiver, write in some]
         return bool(self._receivers)
 
     def _may_run(self) -> set[Module]:
@@ -165,7 +172,7 @@ class Writes:
     def _is_environment(self, node: ast.expr, scope: Scope, depth: int = 0) -> bool:
         """Whether it is os.environ, or a copy of it for a program that is started."""
         if isinstance(node, ast.Attribute):
-            return node.attr == "environ" or (depth == 0 and node.attr == "putenv")
+            return node.attr == "environ"
         if isinstance(node, ast.Name) and depth < ALIASES_DEEP:
             return any(
                 binding.target == ENVIRONMENT
@@ -187,6 +194,9 @@ class Writes:
 
     def on(self, name: str, receives: Callable[[object], bool]) -> Iterator:
         """The values that an attribute is given on objects of which `receives` is true, by names that are computed."""
+        if len(self.of_objects) > MAX_COMPUTED:
+            yield self.unknown
+            return
         for (_, write), receivers in zip(self.of_objects, self._receivers, strict=False):
             found = [one for one in receivers if receives(one)]
             anything = all(one is self.unknown for one in found)
@@ -210,12 +220,16 @@ class Writes:
     def variable(self, name: str, given: object, node: ast.AST, scope: Scope) -> tuple:
         """The values that an environment variable may have where `node` reads it; None if it is not set. given: what it
         was when the program was started."""
-        if name in self._asking or not self.of_environment:
+        writes = [*self._of_variable.get(name, ()), *self._computed]
+        if name in self._asking or not writes:
             return (given,)
+        if len(writes) > MAX_COMPUTED:
+            return (self.unknown,)
         self._asking.add(name)
         found = [given]
+        alone = len({write.scope.module for write in writes}) == 1  # of several modules the order is not looked at
         try:
-            for write in self.of_environment:
+            for write in sorted(writes, key=lambda one: one.statement.lineno):
                 folded = list(self._folded(write)) if self._concerns(write, name) else []
                 values = [
                     value
@@ -228,7 +242,7 @@ class Writes:
                 if order == "after":
                     continue
                 values = [None if write.removes else value if value is self.unknown else str(value) for value in values]
-                certain = order == "before" and not any(written is self.unknown for written, _ in folded)
+                certain = alone and order == "before" and all(written is not self.unknown for written, _ in folded)
                 found = values if certain and not write.keeps else [*(one for one in found if one is not None), *values]
                 if not certain and None not in found and given is None:
                     found.append(None)
@@ -277,10 +291,7 @@ class Writes:
         if (pairs := self._looped(write)) is not None:
             yield from pairs
             return
-        if isinstance(write.name, str):
-            names: tuple = (write.name,)
-        else:
-            names = (self.unknown,) if write.name is None else self.program.values(write.name, write.scope)
+        names = (self.unknown,) if write.name is None else self.program.values(write.name, write.scope)
         values = (self.unknown,) if write.value is None else self.program.values(write.value, write.scope)
         yield from ((name, value) for name in names for value in values)
 
@@ -301,8 +312,11 @@ class Writes:
 
     def _pairs(self, node: ast.expr, scope: Scope) -> list[tuple] | None:
         items = isinstance(node, ast.Call) and _called(node) == "items" and isinstance(node.func, ast.Attribute)
+        mapping = node.func.value if items else node
+        if self._is_kept(mapping, scope):
+            return []
         found: list[tuple] = []
-        for value in self.program.values(node.func.value if items else node, scope):
+        for value in self.program.values(mapping, scope):
             pairs = list(value.items()) if isinstance(value, dict) else value
             if not isinstance(pairs, list | tuple) or not all(
                 isinstance(one, tuple) and len(one) == 2 for one in pairs
@@ -310,6 +324,22 @@ class Writes:
                 return None
             found += pairs
         return found
+
+    def _is_kept(self, mapping: ast.expr, scope: Scope) -> bool:
+        """Whether a mapping is what attributes had before, to be given back to them: {name: getattr(object, name)}."""
+        bindings = self.program.lookup(mapping, scope)[1] if isinstance(mapping, ast.Name) else ()
+        kept = [one.value for one in bindings if isinstance(one.value, ast.DictComp) and not one.path]
+        return (
+            bool(kept)
+            and all(
+                isinstance(one.value, ast.Call)
+                and getattr(one.value.func, "id", "") == "getattr"
+                and len(one.value.args) == 2
+                and ast.dump(one.value.args[1]) == ast.dump(one.key)
+                for one in kept
+            )
+            and len(kept) == len(bindings)
+        )
 
     def _order(self, write: Write, node: ast.AST, scope: Scope) -> str:
         """Whether a write comes "before" or "after" what reads in `node`, as far as the text shows; else ""."""

@@ -11,8 +11,9 @@ import pytest
 from harness.compliance.check import check_target, find_targets
 from harness.compliance.code import check_code
 from harness.compliance.findings import Source, Status
-from harness.compliance.program import UNKNOWN, load_program
+from harness.compliance.program import MAX_OTHER_NAMES, UNKNOWN, Program, load_program
 from harness.compliance.unpack import unpack
+from harness.compliance.writes import Writes
 
 HEAD = """import argparse, builtins, collections, dataclasses, functools, operator, os, sys, types, typing
 import urllib.request
@@ -38,6 +39,12 @@ SWITCHED_ON = {
     "in a loop": ('for k, v in {"A": "2", "FETCH": "1"}.items():\n    os.environ[k] = v\n' + READ, "ON"),
     "by a helper": ('def put(k, v):\n    os.environ[k] = v\nput("FETCH", "1")\n' + READ, "ON"),
     "behind another": ('os.environ["A"] = "1"\nif os.getenv("A"):\n    os.environ["FETCH"] = "1"\n' + READ, "ON"),
+    "after it was taken away": ('os.environ.pop("FETCH", None)\nos.environ["FETCH"] = "1"\n' + READ, "ON"),
+    "and perhaps taken away": (
+        'import config\nos.environ["FETCH"] = "1"\n' + READ,
+        "ON",
+        {"config": 'import os\nos.environ.pop("FETCH", None)\n'},
+    ),
     "that it is set": ('os.environ["FETCH"] = ""\n', '"FETCH" in os.environ'),
     "where it is read": ("def late():\n    os.environ['FETCH'] = '1'\nlate()\n", 'os.getenv("FETCH")'),
     "by another module": ("import config\n" + READ, "ON", {"config": 'import os\nos.environ["FETCH"] = "1"\n'}),
@@ -70,6 +77,11 @@ SWITCHED_ON = {
     "settings like a mapping": (
         SETTINGS + "    def __setitem__(self, k, v):\n        setattr(self, k, v)\nh = H()\nh['on'] = True\n",
         "h.on",
+    ),
+    "what another has": (
+        PARSED + "args = parser.parse_args()\nkept = {k: getattr(sys, k[1:]) for k in dir(args)}\n"
+        "for k, v in kept.items():\n    setattr(args, k, v)\n",
+        "args.on",
     ),
     "a namespace": ("h = types.SimpleNamespace(on=False)\nh.on = True\n", "h.on"),
     "globals()": ('ON = False\nglobals()["ON"] = True\n', "ON"),
@@ -122,6 +134,11 @@ STILL_OFF = {
         "h.on",
     ),
     "another field": (FIELDS + "h = H(8)\n", "h.on"),
+    "what it was is given back": (
+        PARSED + "args = parser.parse_args()\nkept = {k: getattr(args, k) for k in dir(args)}\n"
+        "for k, v in kept.items():\n    setattr(args, k, v)\n",
+        "args.on",
+    ),
     "another global": ('ON = False\nglobals()["OTHER"] = True\n', "ON"),
     "another module's name of that kind": ("import config\nON = False\nconfig.ON = True\n", "ON", CONFIG),
     "a copy is changed": ('C = {"on": False}\nD = dict(C)\nD["on"] = True\n', 'C["on"]'),
@@ -195,6 +212,36 @@ def test_a_program_that_is_started_has_the_environment_that_it_is_given() -> Non
         entry = Source("train.py", launcher.format(environment=way))
         found = check_code([entry, Source("inner.py", inner)], entry, {}, ())
         assert any(one.check == "network-at-eval" for one in found) == (way in ways), way
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        'for k{i} in open("x"): setattr(H, k{i}, {i})\nif H.a{i}: pass\n',
+        'os.environ["A{i}"] = "{i}"\nx{i} = int(os.environ.get("A{i}", "0"))\nif x{i}: pass\n',
+        'os.environ[input("{i}")] = "{i}"\nx{i} = int(os.environ.get("A{i}", "0"))\nif x{i}: pass\n',
+        'if os.environ.get("A{i}"): os.environ["A{i}0"] = "1"\n',
+        'c{i} = c\nif c{i}["a"]: pass\nc = c{i}\n',
+        'def f{i}(d): f{i}0(d)\nf{i}(c)\nif c["a"]: pass\n',
+    ],
+)
+def test_the_work_does_not_grow_with_writes_times_reads(lines: str, monkeypatch) -> None:
+    asked = 0
+
+    def counted(function):
+        def ask(*arguments):
+            nonlocal asked
+            asked += 1
+            return function(*arguments)
+
+        return ask
+
+    for owner, name in ((Writes, "_folded"), (Program, "_other_names")):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
+    text = f'{HEAD}{SETTINGS}c = {{"a": 1}}\n' + "".join(lines.format(i=i) for i in range(500))
+    entry = Source("train.py", text)
+    load_program([entry], entry, {}, ())
+    assert asked < 500 * MAX_OTHER_NAMES  # and not 500 * 500
 
 
 @pytest.mark.parametrize(
