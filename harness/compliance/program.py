@@ -706,7 +706,7 @@ class Program:
             for receiver, _, scope in stores:
                 yield name, receiver, scope
         for receiver, write in self._writes.of_objects:
-            for name in self.values(write.name, write.scope) if isinstance(write.name, ast.expr) else ():
+            for name in self.values(write.name, write.scope) if write.name is not None else ():
                 if isinstance(name, str):
                     yield name, receiver, write.scope
 
@@ -1428,16 +1428,8 @@ class Program:
 
     def _constructed(self, value: Instance, name: str) -> Iterator:
         """What the call that made an object passes for one of the fields of its class, which has no __init__."""
-        arguments, keywords = value.call.args, value.call.keywords
-        for keyword in keywords:
-            if keyword.arg == name:
-                yield from self.values(keyword.value, value.scope)
-            elif keyword.arg is None:
-                for mapping in self.values(keyword.value, value.scope):
-                    if not isinstance(mapping, dict):
-                        yield UNKNOWN
-                    elif name in mapping:
-                        yield mapping[name]
+        arguments = value.call.args
+        yield from self._by_keyword(value.call, value.scope, name)
         if not arguments:
             return
         fields = [
@@ -1451,6 +1443,18 @@ class Program:
             yield UNKNOWN
         elif place < len(arguments):
             yield from self.values(arguments[place], value.scope)
+
+    def _by_keyword(self, call: ast.Call, scope: Scope, name: str) -> Iterator:
+        """What a call passes by a name, also in a mapping: f(name=value), f(**{"name": value})."""
+        for keyword in call.keywords:
+            if keyword.arg == name:
+                yield from self.values(keyword.value, scope)
+            elif keyword.arg is None:
+                for mapping in self.values(keyword.value, scope):
+                    if not isinstance(mapping, dict):
+                        yield UNKNOWN
+                    elif name in mapping:
+                        yield mapping[name]
 
     def _may_be(self, value: object, class_: Class) -> bool:
         """Whether a value may be that class, or an object of it."""
@@ -1472,18 +1476,10 @@ class Program:
             return _unique(self._argument_values(name))
         found: tuple = ()
         if value.callee.name == "types.SimpleNamespace":
-            found = tuple(self._constructed_namespace(value, name))
+            found = tuple(self._by_keyword(value.call, value.scope, name))
         elif not value.callee.name.startswith("builtins."):
             found = (External(f"{value.callee.name}().{name}"),)
         return (*found, *self._stored(name, value)) or ONLY_UNKNOWN
-
-    def _constructed_namespace(self, value: Result, name: str) -> Iterator:
-        for keyword in value.call.keywords:
-            if keyword.arg == name:
-                yield from self.values(keyword.value, value.scope)
-            elif keyword.arg is None:
-                for mapping in self.values(keyword.value, value.scope):
-                    yield mapping.get(name, UNKNOWN) if isinstance(mapping, dict) else UNKNOWN
 
     def _argument_values(self, name: str) -> Iterator:
         """Of a flag: from the documented command, or else its default."""
@@ -1510,12 +1506,7 @@ class Program:
                 else:
                     yield {"store_true": False, "store_false": True}.get(action)
         for call, _, scope in self._calls.get("set_defaults", ()):
-            for keyword in call.keywords:
-                for mapping in ({name: UNKNOWN},) if keyword.arg is not None else self.values(keyword.value, scope):
-                    if keyword.arg == name:
-                        yield from self.values(keyword.value, scope)
-                    elif keyword.arg is None:
-                        yield from [mapping[name]] if isinstance(mapping, dict) and name in mapping else ()
+            yield from self._by_keyword(call, scope, name)
         for receiver, stored, scope in self._stores.get(name, ()):
             if any(isinstance(value, Result) for value in self.values(receiver, scope)):
                 yield from self.values(stored, scope) if stored is not None else (UNKNOWN,)
