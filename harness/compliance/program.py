@@ -1406,7 +1406,7 @@ class Program:
             if any(self._may_be(one, class_) for one in self.values(receiver, scope)):
                 found = True
                 yield from self.values(stored, scope) if stored is not None else (UNKNOWN,)
-        for one in self._writes.on(name, lambda one: self._may_be(one, class_)):
+        for one in self._writes.on(name, lambda one: self._may_be(one, class_), settings=True):
             found = True
             yield one
         if not found:
@@ -1510,7 +1510,7 @@ class Program:
         for receiver, stored, scope in self._stores.get(name, ()):
             if any(isinstance(value, Result) for value in self.values(receiver, scope)):
                 yield from self.values(stored, scope) if stored is not None else (UNKNOWN,)
-        yield from self._writes.on(name, lambda one: isinstance(one, Result))
+        yield from self._writes.on(name, lambda one: isinstance(one, Result), settings=True)
 
     @cached_property
     def _argument_lists(self) -> list[tuple[str, ...]]:

@@ -163,11 +163,10 @@ class Writes:
         for key, value in _entries(node):
             if key is not None:
                 yield Write(key, value, scope, statement)
-            elif not self._is_environment(value, scope):  # its own entries change nothing
-                if isinstance(value, ast.Dict) or (isinstance(value, ast.Call) and _called(value) == "dict"):
-                    yield from self._mapping(value, scope, statement)
-                else:
-                    yield Write(None, value, scope, statement)
+            elif isinstance(value, ast.Dict) or (isinstance(value, ast.Call) and _called(value) == "dict"):
+                yield from self._mapping(value, scope, statement)
+            else:
+                yield Write(None, value, scope, statement)
 
     def _is_environment(self, node: ast.expr, scope: Scope, depth: int = 0) -> bool:
         """Whether it is os.environ, or a copy of it for a program that is started."""
@@ -192,9 +191,10 @@ class Writes:
 
     # What is read
 
-    def on(self, name: str, receives: Callable[[object], bool]) -> Iterator:
-        """The values that an attribute is given on objects of which `receives` is true, by names that are computed."""
-        if len(self.of_objects) > MAX_COMPUTED:
+    def on(self, name: str, receives: Callable[[object], bool], settings: bool = False) -> Iterator:
+        """The values that an attribute is given on objects of which `receives` is true, by names that are computed.
+        settings: whether they may hold switches; with very many writes these may be anything."""
+        if settings and len(self.of_objects) > MAX_COMPUTED:
             yield self.unknown
             return
         for (_, write), receivers in zip(self.of_objects, self._receivers, strict=False):

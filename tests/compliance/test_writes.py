@@ -43,8 +43,22 @@ SWITCHED_ON = {
     "and perhaps taken away": (
         'import config\nos.environ["FETCH"] = "1"\n' + READ,
         "ON",
-        {"config": 'import os\nos.environ.pop("FETCH", None)\n'},
+        {"config": "import os\n" + "\n" * 20 + 'os.environ.pop("FETCH", None)\n'},
     ),
+    "in a function that is called later": (
+        'def on():\n    return os.getenv("FETCH")\nos.environ["FETCH"] = "1"\n',
+        "on()",
+    ),
+    "and perhaps off again": (
+        'os.environ["FETCH"] = "1"\nif input():\n    os.environ["FETCH"] = "0"\n' + READ,
+        "ON",
+    ),
+    "whatever is asked for": ('os.environ[input()] = "1"\n' + READ, "ON"),
+    "behind many others": (
+        SETTINGS + "class G: pass\n" + 'setattr(G, "a" + "b", 1)\n' * 60 + 'setattr(H, "o" + "n", True)\n',
+        "H.on",
+    ),
+    "a computed name of a module": ('import config\nsetattr(config, "O" + "N", True)\n', "config.ON", CONFIG),
     "that it is set": ('os.environ["FETCH"] = ""\n', '"FETCH" in os.environ'),
     "where it is read": ("def late():\n    os.environ['FETCH'] = '1'\nlate()\n", 'os.getenv("FETCH")'),
     "by another module": ("import config\n" + READ, "ON", {"config": 'import os\nos.environ["FETCH"] = "1"\n'}),
@@ -133,6 +147,10 @@ STILL_OFF = {
         SETTINGS + "    def __setitem__(self, k, v):\n        setattr(self, k, v)\nh = H()\nh['other'] = True\n",
         "h.on",
     ),
+    "parts of what is not known": (
+        SETTINGS + "def swap(parent, name, part):\n    setattr(parent, name, part)\nswap(*input().split())\n",
+        "H.on",
+    ),
     "another field": (FIELDS + "h = H(8)\n", "h.on"),
     "what it was is given back": (
         PARSED + "args = parser.parse_args()\nkept = {k: getattr(args, k) for k in dir(args)}\n"
@@ -197,6 +215,16 @@ def test_a_default_for_a_variable_leaves_what_is_documented() -> None:
     assert value(text, {"N": "3"}) == 3
     assert value(text, unknown=("N",)) is UNKNOWN
     assert value(text.replace("setdefault", "__setitem__"), {"N": "3"}) == 7
+
+
+def test_a_module_that_was_imported_before_has_read_what_was_there() -> None:
+    entry = Source("train.py", 'import os\nimport config\nos.environ["N"] = "0"\nconfig.N\n')
+    late = Source("train.py", 'import os\nos.environ["N"] = "0"\nimport config\nconfig.N\n')
+    for first, expected in ((entry, {1, 0}), (late, {0})):
+        other = Source("config.py", 'import os\nN = int(os.environ["N"])\n')
+        program = load_program([first, other], first, {"N": "1"}, ())
+        found = program.constants(program.entry.tree.body[-1].value, program.entry.scope)
+        assert set(found) == expected
 
 
 def test_a_program_that_is_started_has_the_environment_that_it_is_given() -> None:
