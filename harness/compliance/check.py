@@ -42,9 +42,8 @@ def check_all(targets: Sequence[Target], done: Callable[[Report], None] = lambda
     """A report on each target, in their order; `done` is told of each as it comes. Each is looked at in a process that
     may take `TARGET_SECONDS` and `WORKER_MEMORY_BYTES`: what ends that process is a finding on its target."""
     reports: dict[int, Report] = {}
-    order = sorted(
-        range(len(targets)), key=lambda index: -_size(targets[index])
-    )  # no core waits for a long one at last
+    # The longest first, so that no core waits for a long one at last.
+    order = sorted(range(len(targets)), key=lambda index: _size(targets[index]), reverse=True)
     ordered = [targets[index] for index in order]
     for place, answer in run_all(check_target, ordered, seconds=TARGET_SECONDS, memory_bytes=WORKER_MEMORY_BYTES):
         if isinstance(answer, Fault):

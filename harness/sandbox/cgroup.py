@@ -21,6 +21,8 @@ FOLDER = "parameter-golf"
 CONTROLLERS = ("cpuset", "memory", "pids")
 CPU_WEIGHT = 1_000  # ten times what others have
 REMOVE_SECONDS = 2.0  # a group can be removed once its last process has been reaped
+# What a folder answers that is removed meanwhile: EEXIST between two steps of `mkdir(exist_ok=True)`, ENODEV to writes
+REMOVED_MEANWHILE = (errno.ENOENT, errno.EEXIST, errno.ENODEV)
 _numbers = itertools.count()
 
 
@@ -130,7 +132,7 @@ def _make(hierarchy: Hierarchy, name: str) -> Path:
                 _allow(parent, processors=(hierarchy.root / "cpuset.cpus").read_text(), like=hierarchy.root)
             (parent / name).mkdir()
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENODEV) or attempt == 9:  # ENODEV: removed while we write
+            if error.errno not in REMOVED_MEANWHILE or attempt == 9:
                 raise
         else:
             break
