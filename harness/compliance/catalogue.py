@@ -189,9 +189,9 @@ CHECKS = {
         Check(
             "dead-claim",
             "A documented feature has no effect",
-            "The README or the code's own words name a technique whose code cannot be reached with the defaults "
-            "and the "
-            "documented command, or whose result is thrown away.",
+            "The README names a technique whose code cannot be reached with the defaults and the documented command, "
+            "or whose result is thrown away, or the command has a setting that no code reads. Code that does nothing "
+            "and that nobody speaks of is no claim.",
             "a record says what it did",
             WARNING,
         ),

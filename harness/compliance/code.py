@@ -23,7 +23,7 @@ from harness.compliance.program import GPU_ENVIRONMENT, Program, load_program
 from harness.compliance.record_folder import Claims
 from harness.compliance.rules_conduct import check_claims, check_seeds
 from harness.compliance.rules_limits import check_clock, check_size
-from harness.compliance.rules_readme import check_admitted, check_readme, titled_switches
+from harness.compliance.rules_readme import check_admitted, check_readme, check_thrown_away, titled_switches
 from harness.compliance.rules_score import check_bytes, check_data, check_score
 from harness.compliance.rules_system import check_hidden_code, check_network
 
@@ -108,6 +108,7 @@ def check_code(
         findings += _if_title_holds(program, sources, entry, environment, readme, findings)
     if scores and program.idle:
         findings.append(_idle(program))
+    findings += _guarded(partial(check_thrown_away, readme=readme), ("dead-claim",), program)
     if readme is not None:
         findings += _guarded(partial(check_readme, readme=readme), ("dead-claim",), program)
         findings += _guarded(partial(check_admitted, readme=readme), ("val-in-training",), program)

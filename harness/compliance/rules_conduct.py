@@ -6,8 +6,9 @@ import ast
 import posixpath
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from harness.compliance.findings import Finding, Status
+from harness.compliance.findings import Finding, Place, Status
 from harness.compliance.program import GPU_ENVIRONMENT, UNKNOWN, ExternalCall, Program, Scope
 from harness.compliance.rules_system import PROCESSES, command_words
 from harness.compliance.slices import Slice
@@ -24,6 +25,8 @@ READ_BY_LIBRARIES = re.compile(
     r"|NUMEXPR|PROTOCOL_BUFFERS)(_|$)|^LC_|^PYTHON|^(RANK|WORLD_SIZE|PATH|HOME|TMPDIR|USER|SHELL|TERM|LANG|PWD|CC|CXX"
     r"|CFLAGS|CXXFLAGS|NO_COLOR|VIRTUAL_ENV|DEBIAN_FRONTEND)$"
 )
+IN_PLACE = frozenset({"add_", "mul_", "lerp_", "copy_"})
+WEIGHTS = frozenset({"state_dict", "named_parameters", "parameters"})
 SWITCH_WORDS = frozenset({"enabled", "enable", "use", "on", "with", "disable", "disabled"})
 
 
@@ -37,7 +40,7 @@ def check_seeds(program: Program) -> Iterator[Finding]:
         for call in seeding:
             one = Slice(program, call.node.args[0], call.scope)
             if not any(
-                isinstance(node, ast.Name) and node.id in targets and scope is loop.scope and _inside(node, loop)
+                isinstance(node, ast.Name) and node.id in targets and scope is loop.scope and _inside(node, loop.node)
                 for node, scope in one.nodes
             ):
                 continue
@@ -56,8 +59,8 @@ def check_seeds(program: Program) -> Iterator[Finding]:
     yield from _restarts(program)
 
 
-def _inside(node: ast.Name, loop: Loop) -> bool:
-    return loop.node.lineno <= node.lineno <= (loop.node.end_lineno or loop.node.lineno)
+def _inside(node: ast.expr | ast.stmt, loop: ast.stmt) -> bool:
+    return loop.lineno <= node.lineno <= (loop.end_lineno or loop.lineno)
 
 
 def _keeps_best(program: Program, loop: Loop) -> bool:
@@ -114,13 +117,7 @@ def _starts_itself(program: Program, call: ExternalCall) -> bool:
 
 
 def check_claims(program: Program) -> Iterator[Finding]:
-    """dead-claim: documented settings that nothing reads, and averages that are computed and thrown away."""
-    yield from _unread_settings(program)
-    for loop in training_loops(program):
-        yield from _thrown_away(program, loop)
-
-
-def _unread_settings(program: Program) -> Iterator[Finding]:
+    """dead-claim: documented settings that nothing reads."""
     values = program.environment.values()
     documented = {
         name: value
@@ -189,41 +186,61 @@ def _reads_computed_names(program: Program) -> bool:
     return False
 
 
-def _thrown_away(program: Program, loop: Loop) -> Iterator[Finding]:
-    """Containers of tensors that the loop adds to, and that nothing else reads."""
-    accumulated: dict[str, ast.AST] = {}
+class Discarded(NamedTuple):
+    """What a training loop computes and nothing reads. weights: whether it is made of the model's. decays: whether what
+    was in it shrinks each time, as in a moving average; else things are only added to it."""
+
+    name: str
+    weights: bool
+    decays: bool
+    place: Place
+
+
+def thrown_away(program: Program) -> Iterator[Discarded]:
+    """Containers of tensors that a training loop adds to, and that nothing else reads."""
+    for loop in training_loops(program):
+        live = {id(node) for node, _, _ in program.live(loop.scope)}
+        for name, updates in _updates(loop).items():
+            home, bindings = program.lookup(name, loop.scope)
+            updates = [one for one in updates if id(one) in live]
+            if home is not loop.scope or not updates or any(one.kind == "parameter" for one in bindings):
+                continue
+            if not _is_read(program, name, loop.scope):
+                note = f"`{name}` is updated here, and read nowhere else"
+                place = program.place(updates[0], loop.scope.module.source, note)
+                weights = any(_of_weights(program, one, loop) for one in updates)
+                yield Discarded(name, weights, any(map(_decays, updates)), place)
+
+
+def _updates(loop: Loop) -> dict[str, list[ast.AugAssign | ast.Call]]:
+    """In-place changes of what lies in containers, by the container's name: x[k] += v, x[k].mul_(a).add_(v)."""
+    found: dict[str, list[ast.AugAssign | ast.Call]] = {}
     for node in own_nodes(loop.node):
-        target = None
-        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Subscript):
-            target = node.target.value
-        elif (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and node.func.attr
-            in (
-                "add_",
-                "mul_",
-                "lerp_",
-                "copy_",
-            )
-        ):
+        target: ast.AST | None = None
+        if isinstance(node, ast.AugAssign):
+            target = node.target
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in IN_PLACE:
             target = node.func.value
             while isinstance(target, ast.Call) and isinstance(target.func, ast.Attribute):
                 target = target.func.value
-            target = target.value if isinstance(target, ast.Subscript) else None
-        if isinstance(target, ast.Name):
-            accumulated.setdefault(target.id, node)
-    if not accumulated:
-        return
-    live = {id(node) for node, _, _ in program.live(loop.scope)}
-    for name, where in accumulated.items():
-        home, bindings = program.lookup(name, loop.scope)
-        if home is not loop.scope or id(where) not in live or any(one.kind == "parameter" for one in bindings):
-            continue
-        if not _is_read(program, name, loop.scope):
-            place = program.place(where, loop.scope.module.source, f"`{name}` is updated here, and read nowhere else")
-            message = f"`{name}` is computed while training and thrown away: it has no effect on what is scored."
-            yield Finding("dead-claim", Status.FLAG, message, (place,))
+        if isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
+            found.setdefault(target.value.id, []).append(node)
+    return found
+
+
+def _decays(update: ast.AugAssign | ast.Call) -> bool:
+    if isinstance(update, ast.AugAssign):
+        return isinstance(update.op, ast.Mult)
+    return isinstance(update.func, ast.Attribute) and update.func.attr in ("mul_", "lerp_")
+
+
+def _of_weights(program: Program, update: ast.AugAssign | ast.Call, loop: Loop) -> bool:
+    """Whether what is added comes from a model's weights, or is done in a loop over them."""
+    given = [update.value] if isinstance(update, ast.AugAssign) else update.args[:1]
+    for one in own_nodes(loop.node):
+        if isinstance(one, ast.For) and one is not loop.node and _inside(update, one):
+            given.append(one.iter)
+    return any(Slice(program, one, loop.scope).attributes() & WEIGHTS for one in given)
 
 
 def _is_read(program: Program, name: str, scope: Scope) -> bool:

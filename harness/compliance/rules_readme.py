@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from harness.compliance.findings import Finding, Place, Source, Status
 from harness.compliance.program import UNKNOWN, Class, Function, Program
-from harness.compliance.rules_conduct import READ_BY_LIBRARIES
+from harness.compliance.rules_conduct import READ_BY_LIBRARIES, thrown_away
 
 MAX_README = 500_000  # characters
 FENCE = re.compile(r"^\s*(```|~~~)")
@@ -18,14 +18,21 @@ QUOTED = re.compile(r"`([^`\n]{2,80})`")
 SETTING = re.compile(r"([A-Z][A-Z0-9]*_[A-Z0-9_]+)\s*=\s*(1|[Tt]rue|[Oo]n|[Yy]es)")
 NAME = re.compile(r"([A-Za-z_]\w*[a-z]\w*)(?:\(\))?")
 COMMANDED = re.compile(r"(torchrun|python3?)\s")
-OF_OTHERS = re.compile(  # a line or section with one of these is not about what this record does
-    r"(?i)\b(not?|without|off|disabled?|never|unused|remov\w+|dropp\w+|replac\w+|previous\w*|earlier|legacy|baseline|tried"
+_ELSEWHERE = (
+    r"\b(not?|without|off|disabled?|never|unused|remov\w+|dropp\w+|replac\w+|previous\w*|earlier|legacy|baseline|tried"
     r"|attempt\w*|fail\w*|negative|ablat\w*|future|would|could|might|if|optional\w*|planned|hurt\w*|worse|reject\w*"
-    r"|skip\w*|vs|compar\w+|credits?|lineage|prepar\w+|debug\w*|sweep\w*)\b|n't\b|#\d{2,}"
+    r"|skip\w*|vs|compar\w+|prepar\w+|debug\w*|sweep\w*|outperform\w*)\b|n't\b"
 )
+ELSEWHERE = re.compile(f"(?i){_ELSEWHERE}")  # what has one of these is not about what this record does
+OF_OTHERS = re.compile(rf"(?i){_ELSEWHERE}|\b(credits?|lineage)\b|#\d{{2,}}")  # nor what says whose it is
 VAL_ONLY = re.compile(r"(?i)\bval(idation)?[- ]only[- ](training|trained)\b|\btrain\w* on (the )?validation shards?\b")
 SWITCH_WORDS = frozenset({"enabled", "enable", "use", "on", "run", "do", "with", "eval"})  # say nothing of what it does
 OFF = frozenset({"0", "", "false", "off", "no"})
+CLAUSE_END = re.compile(r"[,;|]|\.\s|\s[-\u2013\u2014]\s")
+SET_TO = re.compile(r"\w*=[\"']?(\w*)")
+# What READMEs call averages of the weights: those in which the earlier ones fade, and those of several points in time.
+MOVING_AVERAGE = re.compile(r"(?i)(?<![a-z0-9])b?ema(?![a-z0-9])|\bmoving average")
+WEIGHT_AVERAGE = re.compile(r"(?i)(?<![a-z0-9])(swa|lawa)(?![a-z0-9])|\b(weight|checkpoint) averag")
 
 
 def check_readme(program: Program, readme: Source) -> Iterator[Finding]:
@@ -53,6 +60,45 @@ def check_readme(program: Program, readme: Source) -> Iterator[Finding]:
             yield Finding(
                 "dead-claim", Status.HOLD, f"{message}: see whether it is claimed to have an effect.", (place,)
             )
+
+
+def check_thrown_away(program: Program, readme: Source | None) -> Iterator[Finding]:
+    """dead-claim: what is computed while training and thrown away. An average of the weights is a violation if the
+    README says that there is one, and nothing but code without a use if it does not. Without a README, and for anything
+    else than weights, it is a question."""
+    for one in thrown_away(program):
+        message = f"`{one.name}` is computed while training and thrown away: it has no effect on what is scored"
+        if readme is None or not one.weights:
+            question = f"{message}; see whether it is claimed to have one."
+            yield Finding("dead-claim", Status.HOLD, question, (one.place,))
+            continue
+        claimed, denied = _said_of(MOVING_AVERAGE if one.decays else WEIGHT_AVERAGE, readme)
+        if claimed and denied:
+            question = f"{message}; the README says both that it is done and that it is not."
+            yield Finding("dead-claim", Status.HOLD, question, (claimed[0], denied[0], one.place))
+        elif claimed:
+            yield Finding("dead-claim", Status.FLAG, f"{message}.", (claimed[0], one.place))
+
+
+def _said_of(technique: re.Pattern, readme: Source) -> tuple[list[Place], list[Place]]:
+    """Where a README says of a technique that it is used, and where that it is not, or was elsewhere: each counts as
+    far as the clause goes that names it."""
+    claimed: list[Place] = []
+    denied: list[Place] = []
+    elsewhere = False
+    for number, line in enumerate(readme.text[:MAX_README].split("\n"), 1):
+        if HEADING.match(line):
+            elsewhere = ELSEWHERE.search(line) is not None
+        begin = 0
+        for end in (*(one.start() for one in CLAUSE_END.finditer(line)), len(line)):
+            clause = line[begin:end]
+            if match := technique.search(clause):
+                given = SET_TO.match(clause, match.end())
+                off = given[1].lower() in OFF if given else elsewhere or ELSEWHERE.search(clause) is not None
+                note = "not claimed here" if off else "claimed here"
+                (denied if off else claimed).append(Place(readme, number, begin + match.start() + 1, note))
+            begin = end
+    return claimed, denied
 
 
 def check_admitted(program: Program, readme: Source) -> Iterator[Finding]:

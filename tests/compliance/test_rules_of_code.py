@@ -1,15 +1,18 @@
 """The checks of limits, scores, data, seeds, claims and the system, each with violations and with what is none."""
 
 import ast
+from functools import partial
 from textwrap import dedent, indent
 
 import pytest
 from folders import log
 
+from harness.compliance import rules_readme
 from harness.compliance.findings import Source, Status, worst
 from harness.compliance.program import load_program
 from harness.compliance.rules_conduct import check_claims, check_seeds
 from harness.compliance.rules_limits import check_clock, check_size
+from harness.compliance.rules_readme import ELSEWHERE, check_thrown_away
 from harness.compliance.rules_score import check_bytes, check_data, check_score
 from harness.compliance.rules_system import check_hidden_code, check_network
 
@@ -661,6 +664,9 @@ main(torch.nn.Linear(1, 1))
 """
 
 
+averages = partial(check_thrown_away, readme=Source("README.md", "Tight SWA (every 50 steps) over an EMA of 0.997"))
+
+
 @pytest.mark.parametrize("update", ["average[k] += v.detach()", "average[k].mul_(0.9).add_(v, alpha=0.1)"])
 @pytest.mark.parametrize(
     ("after", "expected"),
@@ -672,7 +678,93 @@ main(torch.nn.Linear(1, 1))
     ],
 )
 def test_averages_that_are_thrown_away(update, after, expected):
-    assert status(check_claims, AVERAGE.format(update=update, after=after)) is expected
+    assert status(averages, AVERAGE.format(update=update, after=after)) is expected
+
+
+ADDED = ("average[k] += v", "average[k].add_(v.detach().cpu())", "average[k].copy_(v)")
+FADES = ("average[k].lerp_(v, 0.1)", "average[k].mul_(0.9).add_(v, alpha=0.1)", "average[k] *= 0.9; average[k] += v")
+SUMMED = "Tight SWA: every 50 steps when scale<0.2"
+
+
+@pytest.mark.parametrize(
+    ("updates", "readme", "expected"),
+    [
+        (ADDED, SUMMED, FLAG),
+        (ADDED, "```\nSWA_ENABLED=1 SWA_EVERY=50 torchrun train.py\n```", FLAG),
+        (ADDED, "| Weight avg | EMA(0.997) + Tight SWA(every 50) | PR #401 @other |", FLAG),
+        (ADDED, "A weight average of the last steps", FLAG),
+        (ADDED, "No QAT, SWA every 50 steps, without momentum", FLAG),
+        (ADDED, "EMA of 0.997", CLEAN),
+        (ADDED, "SWAP, kswap and swale", CLEAN),
+        (ADDED, "", CLEAN),
+        (ADDED, "SWA_ENABLED=0 torchrun train.py", CLEAN),
+        (ADDED, "Momentum, then SWA disabled at the buzzer", CLEAN),
+        (ADDED, "- SWA: collected every 50 steps (EMA outperformed SWA)", CLEAN),
+        (ADDED, "## What did not work\n\nSWA every 50 steps", CLEAN),
+        (ADDED, "## What did not work\n\nnothing\n\n## Training\n\nSWA every 50 steps", FLAG),
+        (ADDED, f"{SUMMED}\n\nWe run without SWA.", HOLD),
+        (ADDED, None, HOLD),
+        (FADES, "EMA (decay=0.997)", FLAG),
+        (FADES, "BEMA and others", FLAG),
+        (FADES, "an exponential moving average of the weights", FLAG),
+        (FADES, SUMMED, CLEAN),
+        (FADES, "cinema", CLEAN),
+        (FADES, None, HOLD),
+    ],
+)
+def test_an_average_without_a_use_is_a_dead_claim_where_the_readme_has_it(updates, readme, expected):
+    rule = partial(check_thrown_away, readme=None if readme is None else Source("README.md", readme))
+    for update in updates:
+        assert status(rule, AVERAGE.format(update=update, after="pass")) is expected, update
+
+
+@pytest.mark.parametrize(
+    ("start", "update", "expected"),
+    [
+        ("params = dict(model.named_parameters())", "for k in params: average[k] += params[k].data", FLAG),
+        ("", "for k, v in zip('a', model.parameters()): average[k] += v", FLAG),
+        ("", "average['loss'] += model(step).item()", HOLD),
+    ],
+)
+def test_what_is_no_weight_is_a_question_whatever_the_readme_says(start, update, expected):
+    text = f"""
+import torch, collections
+def main(model):
+    average = collections.defaultdict(float)
+    {start}
+    for step in range(99):
+        model(step).backward()
+        {update}
+main(torch.nn.Linear(1, 1))
+"""
+    assert status(averages, text) is expected
+
+
+def test_a_claim_and_its_denial_are_both_shown():
+    text = AVERAGE.format(update=ADDED[0], after="pass")
+    readme = Source("README.md", f"# A record\n\n- LN scale, {SUMMED}\n- EMA, no SWA\n")
+    (finding,) = found(partial(check_thrown_away, readme=readme), text)
+    assert [(place.source.path, place.line, place.column) for place in finding.flow[:2]] == [
+        ("README.md", 3, 19),
+        ("README.md", 4, 11),
+    ]
+    assert finding.flow[-1].source.path != "README.md" and finding.flow[-1].text.strip() == ADDED[0]
+
+
+def test_a_readme_of_one_long_line_is_read_in_linear_time(monkeypatch):
+    text = AVERAGE.format(update=ADDED[0], after="pass")
+    searched = []
+
+    class Counting:
+        def search(self, clause):
+            searched.append(len(clause))
+            return ELSEWHERE.search(clause)
+
+    monkeypatch.setattr(rules_readme, "ELSEWHERE", Counting())
+    for readme in ("swa " * 100_000, "swa," * 100_000):
+        rule = partial(check_thrown_away, readme=Source("README.md", readme))
+        assert status(rule, text) is FLAG
+    assert sum(searched) <= 1_000_000
 
 
 # -- what must not matter ----------------------------------------------------------------------------------------------
@@ -684,7 +776,7 @@ EXAMPLES = [
     (check_score, SCORE.format(bpb=HONEST, show=SHOW)),
     (check_bytes, TABLE.format(body=indent(CONTEST, " " * 8))),
     (check_bytes, TABLE.format(body=indent(CONTEST.replace("    spaced[i] = True\n", ""), " " * 8))),
-    (check_claims, AVERAGE.format(update="average[k] += v", after="pass")),
+    (averages, AVERAGE.format(update="average[k] += v", after="pass")),
     (check_size, "import os\nsize = os.path.getsize('a')\nlimit = 16 * 1024 * 1024\nok = size < limit\n"),
     (
         check_network,
