@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.compliance.catalogue import CHECKS
-from harness.compliance.code import NOTHING_SCORED, Clock, check_code
+from harness.compliance.code import NOTHING_SCORED, About, Clock, check_code
 from harness.compliance.findings import Finding, Report, Source, Status
 from harness.compliance.inputs import METADATA, Kind, Target, read_targets
 from harness.compliance.memory import forget
@@ -78,13 +78,19 @@ def _checked(target: Target) -> Report:
     followed = _attempt("what its code imports by a path", lambda: _followed(unpacked), set(), findings)
     runs = [run for run in unpacked.runs if not (run.imported and run.entry.path in followed)]
     readme = _readme(target) if len(runs) == 1 else None  # with several, each does a part of what it says
-    scores = target.kind is Kind.RECORD  # it reports a score; of a submission of ours the harness does
-    whole = not unpacked.findings  # each is about code that is not here
+    about = About(
+        clock,
+        readme,
+        logs,
+        reported,
+        claims,
+        scores=target.kind is Kind.RECORD,  # it reports a score; of a submission of ours the harness does
+        whole=not unpacked.findings,  # each is about code that is not here
+    )
     found_by_run: list[list[Finding]] = []
     for run in runs:
         step = f"the code from {run.entry.name} on"
-        how = (run.environment, run.arguments, run.unknown, clock, readme, logs, reported, claims, scores, whole)
-        check = partial(check_code, unpacked.sources, run.entry, *how)
+        check = partial(check_code, unpacked.sources, run, about)
         found_by_run.append([one for one in _attempt(step, check, [], findings) if not _explained(one, unpacked)])
     findings += _of_all(found_by_run)
     if target.kind is not Kind.SCRIPT:

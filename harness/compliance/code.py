@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 
@@ -18,6 +18,7 @@ from harness.compliance.evidence import (
 )
 from harness.compliance.findings import Finding, Place, Source, Status
 from harness.compliance.flow import check_flow
+from harness.compliance.inputs import Run
 from harness.compliance.parsing import Unreadable
 from harness.compliance.program import GPU_ENVIRONMENT, Program, load_program
 from harness.compliance.record_folder import Claims
@@ -64,49 +65,50 @@ RULES: dict[Callable[[Program], Iterable[Finding]], tuple[str, ...]] = {
 }
 
 
-def check_code(
-    sources: Sequence[Source],
-    entry: Source,
-    environment: Mapping[str, str],
-    arguments: Sequence[str],
-    unknown: Collection[str] = (),
-    clock: Clock = Clock.OWN,
-    readme: Source | None = None,
-    logs: Sequence[str] = (),
-    reported: Collection[str] = (),
-    claims: Claims | None = None,
-    scores: bool = False,
-    whole: bool = True,
-) -> list[Finding]:
-    """The findings on the code that `entry` starts, with the variables and arguments of the documented run command.
-    unknown: variables that it sets to something that cannot be read from it. clock: who ends its training. readme: what
-    says what the code does, if something does. logs: the texts of the run's own logs; what they show of how it was
-    started beats what is documented. reported: the scores that the submission names; of logs that disagree, those
-    that print one of them count. claims: what it says of its score. scores: whether it is expected to
-    score, or may leave that to others. whole: whether all code that it executes is among the sources."""
+@dataclass(frozen=True)
+class About:
+    """What is known of a run beside its code and its command. clock: who ends its training. readme: what says what the
+    code does, if something does. logs: the texts of the run's own logs; what they show of how it was started beats what
+    is documented. reported: the scores that the submission names; of logs that disagree, those that print one of them
+    count. claims: what it says of its score. scores: whether it is expected to score, or may leave that to others.
+    whole: whether all code that it executes is among the sources."""
+
+    clock: Clock = Clock.OWN
+    readme: Source | None = None
+    logs: Sequence[str] = ()
+    reported: Collection[str] = ()
+    claims: Claims | None = None
+    scores: bool = False
+    whole: bool = True
+
+
+def check_code(sources: Sequence[Source], run: Run, about: About = About()) -> list[Finding]:
+    """The findings on the code that a run starts, of which `sources` are the files."""
     try:
-        program = load_program(sources, entry, environment, arguments, unknown)
-        if logs:
-            program = _as_logged(program, LogLines(logs, reported), sources, entry, environment, arguments, unknown)
-            program.log_texts = tuple(logs)
-            program.claims = claims
+        program = load_program(sources, run.entry, run.environment, run.arguments, run.unknown)
+        if about.logs:
+            program = _as_logged(program, LogLines(about.logs, about.reported), sources, run)
+            program.log_texts = tuple(about.logs)
+            program.claims = about.claims
     except Unreadable as error:
-        return [_unreadable(entry, str(error))]
-    program.whole = whole and not program.unreadable
+        return [_unreadable(run.entry, str(error))]
+    program.whole = about.whole and not program.unreadable
+    program.expanded = run.expanded
     findings = [_unreadable(source, error) for source, error in program.unreadable]
     for rule, checks in RULES.items():
         if rule is not check_clock:
             findings += _guarded(rule, checks, program)
-        elif clock is not Clock.REFEREE:
+        elif about.clock is not Clock.REFEREE:
             findings += (
-                _as_bound(one, clock)
+                _as_bound(one, about.clock)
                 for one in _guarded(rule, checks, program)
-                if clock is not Clock.FREE or one.status is Status.FLAG
+                if about.clock is not Clock.FREE or one.status is Status.FLAG
             )
-    settled = bool(logs or arguments or unknown or environment.keys() - GPU_ENVIRONMENT.keys())
+    readme = about.readme
+    settled = bool(about.logs or run.arguments or run.unknown or run.environment.keys() - GPU_ENVIRONMENT.keys())
     if readme is not None and not settled:
-        findings += _if_title_holds(program, sources, entry, environment, readme, findings)
-    if scores and program.idle:
+        findings += _if_title_holds(program, sources, run, readme, findings)
+    if about.scores and program.idle:
         findings.append(_idle(program))
     findings += _guarded(partial(check_thrown_away, readme=readme), ("dead-claim",), program)
     if readme is not None:
@@ -137,13 +139,14 @@ def _as_bound(finding: Finding, clock: Clock) -> Finding:
     return finding
 
 
-def _as_logged(program: Program, lines: LogLines, sources, entry, environment, arguments, unknown) -> Program:
+def _as_logged(program: Program, lines: LogLines, sources: Sequence[Source], run: Run) -> Program:
     """The program as the logs say that it was started."""
+    environment, unknown = run.environment, run.unknown
     origins = origins_of(program)
     listed, known = listed_settings(program, lines, origins)
     if listed:
         environment = {**environment, **listed}
-        program = load_program(sources, entry, environment, arguments, frozenset(unknown) - listed.keys())
+        program = load_program(sources, run.entry, environment, run.arguments, unknown - listed.keys())
     denied: frozenset[str] = frozenset()
     turned_on: frozenset[str] = frozenset()
     turned_off: frozenset[str] = frozenset()
@@ -158,18 +161,20 @@ def _as_logged(program: Program, lines: LogLines, sources, entry, environment, a
         turned_off = (turned_off | off) - denied - turned_on
         environment = {name: value for name, value in environment.items() if name not in denied}
         environment |= dict.fromkeys(sorted(turned_on), "1") | dict.fromkeys(sorted(turned_off), "0")
-        program = load_program(sources, entry, environment, arguments, denied.union(unknown) - turned_on)
+        program = load_program(sources, run.entry, environment, run.arguments, denied.union(unknown) - turned_on)
     program.logged = frozenset(listed)
     return program
 
 
-def _if_title_holds(program: Program, sources, entry, environment, readme: Source, found) -> list[Finding]:
+def _if_title_holds(
+    program: Program, sources: Sequence[Source], run: Run, readme: Source, found: Sequence[Finding]
+) -> list[Finding]:
     """What the token checks say beyond what was found if the switches were on that are off by default and that the
     README's title names, where nothing says how the code was run."""
     switches = titled_switches(program, readme, off_by_default(program, origins_of(program)))
     if not switches:
         return []
-    program = load_program(sources, entry, {**environment, **dict.fromkeys(switches, "1")}, ())
+    program = load_program(sources, run.entry, {**run.environment, **dict.fromkeys(switches, "1")}, ())
     known = {finding.check for finding in found}
     names = ", ".join(switches)
     return [

@@ -50,8 +50,8 @@ UNKNOWN_VALUE = "\0"  # stands in a word for what the shell would put there
 @dataclass(frozen=True)
 class Command:
     """One command that runs a script. script: as it is written, empty for settings without a command. environment: what
-    is known of it; `unknown`: names that are set to something that the text does not say. processes: per node, 0 if it
-    is not said. where: for people."""
+    is known of it; `unknown`: names that are set to something that the text does not say. expanded: names that the text
+    itself makes use of, and does not only hand on. processes: per node, 0 if it is not said. where: for people."""
 
     script: str
     arguments: tuple[str, ...] = ()
@@ -60,6 +60,7 @@ class Command:
     processes: int = 0
     module: bool = False
     where: str = ""
+    expanded: frozenset[str] = frozenset()
 
 
 def documented_commands(texts: Iterable[tuple[str, str]]) -> list[Command]:
@@ -121,6 +122,7 @@ def shell_commands(text: str, script: bool = False) -> list[Command]:
     is no prompt. Of `case` and `if` only the arms are read whose condition holds
     or cannot be told; what such arms set is unknown afterwards."""
     text = text.replace("\\\r\n", " ").replace("\\\n", " ").replace("\\_", "_")
+    expanded = frozenset(_expanded_for_itself(text))
     text = QUOTED_TEXT.sub(rf"\1{UNKNOWN_VALUE}", HEREDOC.sub("\n", text))
     text = SUBSTITUTION.sub(UNKNOWN_VALUE, PLACEHOLDER.sub(UNKNOWN_VALUE, text))
     shell = Shell({match[1] or match[2] for match in VARIABLE.finditer(text)})
@@ -133,8 +135,17 @@ def shell_commands(text: str, script: bool = False) -> list[Command]:
             command = _command(words, shell) if shell.live else None
             shell.leave(end)
             if command is not None:
-                commands.append(command)
+                commands.append(replace(command, expanded=expanded))
     return commands
+
+
+def _expanded_for_itself(text: str) -> Iterator[str]:
+    """The variables that a text expands, but for NAME=$NAME."""
+    for match in VARIABLE.finditer(text):
+        name = match[1] or match[2]
+        before = text[max(0, match.start() - len(name) - 2) : match.start()].rstrip("\"'")
+        if not before.endswith(f"{name}="):
+            yield name
 
 
 @dataclass

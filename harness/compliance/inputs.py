@@ -79,8 +79,9 @@ class TargetFile:
 @dataclass(frozen=True)
 class Run:
     """entry: what is started. environment: variables that the command sets, and WORLD_SIZE. unknown: names of variables
-    that it sets to something that cannot be read from it. where: the file that documents it, or nothing. imported: the
-    entry is not started, but imported by a path that a program makes."""
+    that it sets to something that cannot be read from it. expanded: names of variables that its script itself makes use
+    of. where: the file that documents it, or nothing. imported: the entry is not started, but imported by a path that a
+    program makes."""
 
     entry: Source
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -88,6 +89,7 @@ class Run:
     unknown: frozenset[str] = frozenset()
     where: str = ""
     imported: bool = False
+    expanded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -355,7 +357,7 @@ def _runs(
 
 def _run(command: Command, entry: Source) -> Run:
     environment = {**command.environment, "WORLD_SIZE": str(GPUS)}
-    return Run(entry, environment, command.arguments, command.unknown, command.where)
+    return Run(entry, environment, command.arguments, command.unknown, where=command.where, expanded=command.expanded)
 
 
 def _source_of(

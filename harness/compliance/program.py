@@ -447,6 +447,7 @@ class Program:
         self.claims: object = None  # what its submission says of its score
         self.only_adapts = False  # whether its tokens were followed, and all that it learns from are of validation
         self.whole = True  # whether all code that it executes is here
+        self.expanded: frozenset[str] = frozenset()  # variables that the shell script which starts it makes use of
         self.idle = False  # whether its tokens were followed, and it neither trains nor scores
         self.arguments = tuple(arguments)
         self.modules: dict[str, Module] = {}

@@ -25,6 +25,7 @@ READ_BY_LIBRARIES = re.compile(
     r"|NUMEXPR|PROTOCOL_BUFFERS)(_|$)|^LC_|^PYTHON|^(RANK|WORLD_SIZE|PATH|HOME|TMPDIR|USER|SHELL|TERM|LANG|PWD|CC|CXX"
     r"|CFLAGS|CXXFLAGS|NO_COLOR|VIRTUAL_ENV|DEBIAN_FRONTEND)$"
 )
+LABELS = frozenset({"RUN_ID", "RUN_NAME"})  # of runs, which are no feature
 IN_PLACE = frozenset({"add_", "mul_", "lerp_", "copy_"})
 WEIGHTS = frozenset({"state_dict", "named_parameters", "parameters"})
 SWITCH_WORDS = frozenset({"enabled", "enable", "use", "on", "with", "disable", "disabled"})
@@ -118,15 +119,15 @@ def _starts_itself(program: Program, call: ExternalCall) -> bool:
 
 def check_claims(program: Program) -> Iterator[Finding]:
     """dead-claim: documented settings that nothing reads."""
-    values = program.environment.values()
     documented = {
         name: value
         for name, value in program.environment.items()
         if GPU_ENVIRONMENT.get(name) != value
         and name not in program.logged
+        and name not in program.expanded  # the shell reads it
+        and name not in LABELS
         and "/" not in value  # where something lies is no feature
         and not READ_BY_LIBRARIES.match(name)
-        and not any(f"${name}" in other or f"${{{name}" in other for other in values)  # the shell reads it
     }
     if not documented or not program.entry.tree.body:  # of an empty file, other checks say so
         return

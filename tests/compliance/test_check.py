@@ -41,7 +41,7 @@ def steps(monkeypatch):
             monkeypatch.setattr(check, name, function)
 
     replace(
-        check_code=lambda sources, entry, *_: [],
+        check_code=lambda sources, run, *_: [],
         check_record_folder=lambda target, sources: [],
     )
     return replace
@@ -79,9 +79,9 @@ def test_each_step_has_its_say(write, steps) -> None:
         runs = tuple(dataclasses.replace(run, entry=inner) for run in target.runs)
         return Unpacked((inner,), runs, (Finding("hidden-code", Status.HOLD, "packed"),), frozenset())
 
-    def check_code(sources, entry, *_):
-        seen.update(sources=sources, entry=entry)
-        return [Finding("slot", Status.FLAG, "shown", (Place(entry, 1, 1, "here"),))]
+    def check_code(sources, run, *_):
+        seen.update(sources=sources, entry=run.entry)
+        return [Finding("slot", Status.FLAG, "shown", (Place(run.entry, 1, 1, "here"),))]
 
     def check_record_folder(target, sources):
         return [Finding("record-seeds", Status.HOLD, target.name)]
@@ -98,7 +98,7 @@ def test_each_step_has_its_say(write, steps) -> None:
 
 def test_code_that_was_unpacked_is_not_hidden(write, steps) -> None:
     steps(
-        check_code=lambda sources, entry, *_: [
+        check_code=lambda sources, run, *_: [
             Finding("hidden-code", Status.HOLD, f"line {line}", (Place(sources[0], line, 1, "executed here"),))
             for line in (1, 2)
         ]
@@ -116,9 +116,9 @@ def test_a_script_has_no_folder(write, steps) -> None:
 
 def test_what_two_runs_both_say_is_said_once(write, steps) -> None:
     steps(
-        check_code=lambda sources, entry, *_: [
+        check_code=lambda sources, run, *_: [
             Finding("slot", Status.FLAG, "same"),
-            Finding("slot", Status.FLAG, entry.path),
+            Finding("slot", Status.FLAG, run.entry.path),
         ]
     )
     commands = 'train = ["python", "a.py"]\nquantize = ["python", "b.py"]\neval = []'
@@ -146,8 +146,8 @@ def test_a_step_that_fails_is_a_finding_and_the_others_go_on(write, steps, step:
 
 
 def test_a_target_that_kills_its_process_costs_no_other_its_verdict(write, steps) -> None:
-    def check_code(sources, entry, *_):
-        if "deadly" in entry.text:
+    def check_code(sources, run, *_):
+        if "deadly" in run.entry.text:
             os._exit(11)
         return [Finding("slot", Status.FLAG, "shown")]
 
@@ -202,8 +202,8 @@ def test_the_clock_of_a_submission_is_the_referee_s(write, steps) -> None:
     assert report.status_of("wallclock-cap") is Status.CLEAN
 
 
-def says_whether_the_clock_is_its_own(sources, entry, environment, arguments, unknown, clock, *_):
-    status = {Clock.OWN: Status.FLAG, Clock.DISPUTED: Status.HOLD}.get(clock, Status.CLEAN)
+def says_whether_the_clock_is_its_own(sources, run, about):
+    status = {Clock.OWN: Status.FLAG, Clock.DISPUTED: Status.HOLD}.get(about.clock, Status.CLEAN)
     return [Finding("wallclock-cap", status, "asked")]
 
 
@@ -262,9 +262,9 @@ def test_a_folder_in_which_nothing_is_scored_is_held(write, code: str, held: boo
 def test_one_run_that_scores_is_enough(write, steps) -> None:
     quiet: set[str] = set()
 
-    def check_code(sources, entry, *_):
+    def check_code(sources, run, *_):
         silent = Finding("constant-score", Status.HOLD, check.NOTHING_SCORED)
-        return [silent] if entry.path in quiet else [Finding("slot", Status.HOLD, entry.path)]
+        return [silent] if run.entry.path in quiet else [Finding("slot", Status.HOLD, run.entry.path)]
 
     steps(check_code=check_code)
     folder = record(write, "mine", "import evaluate\n")
@@ -314,7 +314,7 @@ def test_a_file_that_is_imported_by_its_path_is_checked_once(write, monkeypatch,
     write("one/helper.py", HELPER)
     entries, real = [], check.check_code
     monkeypatch.setattr(
-        check, "check_code", lambda sources, entry, *more: entries.append(entry.name) or real(sources, entry, *more)
+        check, "check_code", lambda sources, run, about: entries.append(run.entry.name) or real(sources, run, about)
     )
     (target,) = check.find_targets([folder])
     found = check.check_target(target).findings
@@ -340,3 +340,11 @@ def test_reports_come_in_the_order_of_their_targets_the_longest_first_looked_at(
     reports = check.check_all(targets, lambda one: told.append(one.target))
     assert [one.target for one in reports] == [check.name_of(one) for one in targets]
     assert sorted(told) == sorted(one.target for one in reports)
+
+
+def test_a_setting_of_the_shell_script_itself_is_no_claim(write) -> None:
+    folder = record(write, "one")
+    for last, found in (('[ "$STACK" = new ] && echo new', Status.CLEAN), ("", Status.FLAG)):
+        write("one/run.sh", f"export STACK=new\n{last}\ntorchrun --nproc_per_node=8 train_gpt.py\n")
+        (target,) = check.find_targets([folder])
+        assert check.check_target(target).status_of("dead-claim") is found

@@ -36,9 +36,11 @@ def command(monkeypatch, capsys):
     """The command in this process, with a check of code that does what the code says. Returns (exit code, stdout,
     stderr)."""
 
-    def check_code(sources, entry, *_):
-        verdict = Status(re.search("CLEAN|FLAG|HOLD", entry.text)[0])
-        return [] if verdict is Status.CLEAN else [Finding("slot", verdict, "as it says", (Place(entry, 1, 1, "x"),))]
+    def check_code(sources, run, *_):
+        verdict = Status(re.search("CLEAN|FLAG|HOLD", run.entry.text)[0])
+        return (
+            [] if verdict is Status.CLEAN else [Finding("slot", verdict, "as it says", (Place(run.entry, 1, 1, "x"),))]
+        )
 
     monkeypatch.setattr(check, "check_code", check_code)
     monkeypatch.setattr(check, "check_record_folder", lambda target, sources: [])

@@ -9,8 +9,9 @@ import pytest
 
 from harness.compliance import code
 from harness.compliance.catalogue import CHECKS
-from harness.compliance.code import Clock, check_code
+from harness.compliance.code import About, Clock, check_code
 from harness.compliance.findings import Source, Status, worst
+from harness.compliance.inputs import Run
 
 ROOT = Path(__file__).parents[2]
 CHEAT = """
@@ -25,7 +26,7 @@ CHEAT = """
 
 def check(text, **options):
     entry = Source("train_gpt.py", dedent(text))
-    return check_code([entry], entry, {}, (), **options)
+    return check_code([entry], Run(entry), About(**options))
 
 
 def test_every_rule_has_its_say_and_names_a_check():
@@ -121,5 +122,5 @@ def test_our_own_submission_is_clean():
     sources = [Source(path.name, path.read_text()) for path in sorted((ROOT / "submission").glob("*.py"))]
     for name in ("train.py", "quantize.py", "serve.py"):
         entry = next(source for source in sources if source.path == name)
-        findings = check_code(sources, entry, {}, ("--config", "record"), clock=Clock.REFEREE)
+        findings = check_code(sources, Run(entry, arguments=("--config", "record")), About(Clock.REFEREE))
         assert worst(finding.status for finding in findings) is Status.CLEAN, findings

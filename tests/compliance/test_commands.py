@@ -138,3 +138,20 @@ def test_a_block_of_nothing_but_settings_is_how_it_was_run(readme: str, known: d
 )
 def test_other_blocks_are_no_settings(readme: str) -> None:
     assert documented_settings([("README.md", readme)]) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "expanded"),
+    [
+        ('torchrun --nproc_per_node="$GPUS" train.py', {"GPUS"}),
+        ('if [[ "${GPUS}" == "8" ]]; then\n  echo many\nfi\npython train.py', {"GPUS"}),
+        ("cat > note.txt <<EOF\nrun on $GPUS\nEOF\npython train.py", {"GPUS"}),
+        ("LAYERS=$GPUS python train.py", {"GPUS"}),
+        ("GPUS=$GPUS python train.py", set()),
+        ('GPUS="${GPUS}" \\\n  python train.py', set()),
+        ("python train.py", set()),
+    ],
+)
+def test_what_a_script_expands_for_itself_is_told_from_what_it_hands_on(line: str, expanded: set[str]) -> None:
+    command = shell_commands(f'export GPUS="${{GPUS:-8}}"\n{line}\n', script=True)[-1]
+    assert command.expanded == expanded

@@ -6,7 +6,7 @@ from textwrap import dedent
 
 import pytest
 
-from harness.compliance.code import Clock, check_code
+from harness.compliance.code import About, Clock, check_code
 from harness.compliance.evidence import (
     GAP,
     LogLines,
@@ -18,6 +18,7 @@ from harness.compliance.evidence import (
     switched_on,
 )
 from harness.compliance.findings import Source, Status
+from harness.compliance.inputs import Run
 from harness.compliance.program import load_program
 
 SCRIPT = """
@@ -330,7 +331,7 @@ main()
 )
 def test_what_a_log_shows_decides_what_is_judged(logs: list[str], found: bool) -> None:
     entry = Source("train_gpt.py", TRAINS_ON_VAL)
-    checks = {finding.check for finding in check_code([entry], entry, {}, [], clock=Clock.REFEREE, logs=logs)}
+    checks = {finding.check for finding in check_code([entry], Run(entry), About(Clock.REFEREE, logs=logs))}
     assert ("trains-on-val" in checks) is found
 
 
@@ -352,7 +353,7 @@ def test_what_a_whole_log_lacks_was_not_done(default: str, logs: list[str], foun
     text = text.replace("    if ADAPT:", '    print("data is loaded")\n    if ADAPT:')
     text = text.replace("    total = 0.0", '    print("scoring begins")\n    total = 0.0')
     entry = Source("train_gpt.py", text)
-    checks = {finding.check for finding in check_code([entry], entry, {}, [], clock=Clock.REFEREE, logs=logs)}
+    checks = {finding.check for finding in check_code([entry], Run(entry), About(Clock.REFEREE, logs=logs))}
     assert ("trains-on-val" in checks) is found
 
 
@@ -418,7 +419,7 @@ LEGAL_LINE, PLAIN_LINE, FIRST_LINE = (
 )
 def test_switches_that_a_shown_line_needs_were_on(logs: list[str], expected: set[str]) -> None:
     entry = Source("train_gpt.py", LEGAL_OR_NOT)
-    checks = {finding.check for finding in check_code([entry], entry, {}, [], clock=Clock.REFEREE, logs=logs)}
+    checks = {finding.check for finding in check_code([entry], Run(entry), About(Clock.REFEREE, logs=logs))}
     assert checks & {"score-first-ttt", "trains-on-val", "unreadable"} == expected
 
 
@@ -429,7 +430,7 @@ def test_switches_that_a_shown_line_needs_were_on(logs: list[str], expected: set
 def test_of_logs_that_disagree_those_with_the_reported_score_count(reported: list[str], found: set[str]) -> None:
     logs = ["adapt: True\nval_bpb:0.91231\n", "adapt: False\nval_bpb:1.20004\n", f"adapt: True\n{FIRST_LINE}"]
     entry = Source("train_gpt.py", LEGAL_OR_NOT)
-    checks = check_code([entry], entry, {}, [], clock=Clock.REFEREE, logs=logs, reported=reported)
+    checks = check_code([entry], Run(entry), About(Clock.REFEREE, logs=logs, reported=reported))
     assert {finding.check for finding in checks} & {"score-first-ttt", "trains-on-val"} == found
 
 
@@ -466,7 +467,7 @@ def test_what_only_a_log_lists_is_not_documented() -> None:
     entry = Source("train_gpt.py", text)
 
     def claims(environment: dict[str, str]) -> list[str]:
-        found = check_code([entry], entry, environment, [], clock=Clock.REFEREE, logs=["a: 3\n"])
+        found = check_code([entry], Run(entry, environment), About(Clock.REFEREE, logs=["a: 3\n"]))
         return [finding.message for finding in found if finding.check == "dead-claim"]
 
     assert claims({}) == []
@@ -518,11 +519,8 @@ CLAIMED = TRAINS_ON_VAL.replace('os.environ.get("ADAPT") == "1"', 'int(os.enviro
 )
 def test_a_switch_that_only_the_title_turns_on_is_held(title: str, more: dict, found: set[Status]) -> None:
     entry = Source("train_gpt.py", CLAIMED)
-    arguments = {
-        "environment": {},
-        "arguments": [],
-        "clock": Clock.REFEREE,
-        "readme": Source("README.md", f"# {title}\n"),
-    }
-    findings = check_code([entry], entry, **{**arguments, **more})
+    readme = Source("README.md", f"# {title}\n")
+    findings = check_code(
+        [entry], Run(entry, more.get("environment", {})), About(Clock.REFEREE, readme, more.get("logs", ()))
+    )
     assert {finding.status for finding in findings if finding.check == "trains-on-val"} == found

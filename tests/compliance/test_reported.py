@@ -11,11 +11,11 @@ from test_flow import HASHED_NUMPY, HEAD, PLAIN, SLOT_BY_HAND, TAIL
 from test_target_gate import BYTES
 
 from harness.compliance.check import check_target
-from harness.compliance.code import Clock, check_code
+from harness.compliance.code import About, Clock, check_code
 from harness.compliance.evidence import GAP
 from harness.compliance.findings import Source, Status
 from harness.compliance.flow_values import Print
-from harness.compliance.inputs import read_target
+from harness.compliance.inputs import Run, read_target
 from harness.compliance.record_folder import Claims, Number, SeedClaim, claims_of
 from harness.compliance.reported import PRINTS_AT_MOST, reported
 
@@ -183,7 +183,7 @@ LINES = "plain val_bpb:1.2000\nlegal val_bpb:1.1900\nafter learning val_bpb:0.90
 def test_what_is_judged_is_the_score_that_is_claimed(what, claimed, flagged, held, recognised) -> None:
     entry = Source("train_gpt.py", SCRIPT + what + "\nmain()\n")
     logs = [LINES + "turn 0 val_bpb:1.3000\nturn 1 val_bpb:1.2000\n" if what is IN_TURNS else LINES]
-    found = check_code([entry], entry, {}, [], clock=Clock.REFEREE, logs=logs, claims=claims(claimed))
+    found = check_code([entry], Run(entry), About(Clock.REFEREE, logs=logs, claims=claims(claimed)))
     by_status = {
         status: {one.check for one in found if one.status is status and one.check in TOKEN_CHECKS} for status in Status
     }
@@ -232,7 +232,7 @@ def test_what_is_scored_after_the_claim_was_printed_is_not_it(what, lines, flagg
 
 def flags_of(text: str, log: str, claimed: str, status: Status = Status.FLAG) -> set[str]:
     entry = Source("train_gpt.py", text + "\nmain()\n")
-    found = check_code([entry], entry, {}, [], clock=Clock.REFEREE, logs=[log], claims=claims(claimed))
+    found = check_code([entry], Run(entry), About(Clock.REFEREE, logs=[log], claims=claims(claimed)))
     return {one.check for one in found if one.status is status and one.check in TOKEN_CHECKS}
 
 
@@ -339,7 +339,5 @@ def test_an_evaluation_that_adapts_needs_no_clock_of_600_seconds(trains) -> None
         start, end = text.index("    for step in range(100):"), text.index("    val = stream(")
         text = text[:start] + '    net.load_state_dict(torch.load("weights.pt"))\n' + text[end:]
     entry = Source("train_gpt.py", text)
-    found = {
-        one.check for one in check_code([entry], entry, {}, []) if one.check in ("wallclock-cap", "score-first-ttt")
-    }
+    found = {one.check for one in check_code([entry], Run(entry)) if one.check in ("wallclock-cap", "score-first-ttt")}
     assert found == {"score-first-ttt", *(["wallclock-cap"] if trains else [])}

@@ -639,7 +639,7 @@ def test_settings_that_nothing_reads():
     assert status(check_claims, text, {"NGRAM_ENABLED": "1"}) is FLAG
     assert status(check_claims, text, {"EMA_DECAY": "0.997"}) is FLAG
     assert status(check_claims, text + "\nema = 0.997", {"EMA_DECAY": "0.997", "EMA_ENABLED": "1"}) is CLEAN
-    assert status(check_claims, text, {"FIRST": "11", "NUM_LAYERS": "$FIRST", "PYTHONUNBUFFERED": "1"}) is CLEAN
+    assert status(check_claims, text, {"RUN_ID": "first", "NUM_LAYERS": "11", "PYTHONUNBUFFERED": "1"}) is CLEAN
     unused = text + "\ndef never():\n    return os.environ['SWA_ENABLED']"
     assert status(check_claims, unused, {"SWA_ENABLED": "1"}) is HOLD
     assert status(check_claims, "", {"SWA_ENABLED": "1"}) is CLEAN

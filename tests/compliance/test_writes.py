@@ -11,6 +11,7 @@ import pytest
 from harness.compliance.check import check_target, find_targets
 from harness.compliance.code import check_code
 from harness.compliance.findings import Source, Status
+from harness.compliance.inputs import Run
 from harness.compliance.program import MAX_OTHER_NAMES, UNKNOWN, Program, load_program
 from harness.compliance.unpack import unpack
 from harness.compliance.writes import Writes
@@ -171,7 +172,7 @@ def fetches(first: str, condition: str, modules: dict[str, str] | None = None) -
     text = f"{HEAD}{first}def main():\n    if {condition}:\n        {download}\nmain()\n"
     files = [Source("train.py", text), *(Source(f"{name}.py", other) for name, other in (modules or {}).items())]
     sources = [source for file in files for source in unpack(file)[0]]
-    found = check_code(sources, sources[0], {}, ())
+    found = check_code(sources, Run(sources[0]))
     return any(one.check == "network-at-eval" and one.status is not Status.CLEAN for one in found)
 
 
@@ -238,7 +239,7 @@ def test_a_program_that_is_started_has_the_environment_that_it_is_given() -> Non
     ]
     for way in (*ways, "given = None"):
         entry = Source("train.py", launcher.format(environment=way))
-        found = check_code([entry, Source("inner.py", inner)], entry, {}, ())
+        found = check_code([entry, Source("inner.py", inner)], Run(entry))
         assert any(one.check == "network-at-eval" for one in found) == (way in ways), way
 
 
@@ -317,5 +318,5 @@ def test_what_starts_other_code_sets_its_variables(tmp_path, start: str, on: str
 )
 def test_functions_that_clocks_and_scores_rely_on_must_be_those(patch: str, held: bool) -> None:
     entry = Source("train.py", f"{HEAD}{patch}\n")
-    found = [one for one in check_code([entry], entry, {}, ()) if one.check == "hidden-code"]
+    found = [one for one in check_code([entry], Run(entry)) if one.check == "hidden-code"]
     assert [one.status for one in found] == [Status.HOLD] * held
