@@ -153,9 +153,10 @@ CHECKS = {
         Check(
             "constant-score",
             "The reported score is a constant, or does not come from scoring",
-            "The number that is printed as val_bpb or val_loss is written in the code, or clamped, or scaled by "
-            "something other than the bytes of the text. What is summed up for it and multiplied or clamped by a "
-            "number in the code is a question, and a folder in which nothing that is started gets to score.",
+            "The number that is printed as val_bpb or val_loss is written in the code, or a constant changes it on its "
+            "way: a factor other than the bytes of the text, a term, a power or a bound, in the number or in its "
+            "divisor. What is summed up for it and changed by a number in the code is a question, and a folder in "
+            "which nothing that is started gets to score.",
             "the score is measured on the validation split",
             ERROR,
         ),

@@ -9,9 +9,10 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 
-from harness.compliance.findings import Finding, Status
+from harness.compliance.findings import Finding, Place, Status
 from harness.compliance.logs import SPLIT_BYTES, parse_log
 from harness.compliance.program import UNKNOWN, ExternalCall, Program, Scope
+from harness.compliance.score_arithmetic import FEW_TOKENS, MAX_SPINE, SAME_BYTES, alterations, spine
 from harness.compliance.slices import Slice
 
 SCORE = re.compile(r"(?<![a-z])(val_?bpb|val_?loss|bpb|bits_per_byte|val_nats)\b[\"']?\s*[:=]\s*$", re.IGNORECASE)
@@ -21,16 +22,7 @@ REFERENCE = re.compile(
     r"baseline|target|previous|reference|record|best|goal|expected|\bvs\b|delta|sota|leaderboard|\best[_ i]|approx",
     re.IGNORECASE,
 )
-FACTORS = (math.log(2), 1 / math.log(2), 1.0, -1.0, 8.0, 2.0)  # bits, nats, means over two
-PASSED_ON = frozenset({"item", "cpu", "float", "double", "mean", "sum", "to", "detach", "numpy", "tolist", "squeeze"})
-SPINE_CALLS = frozenset(
-    {"builtins.float", "builtins.round", "builtins.sum", "torch.tensor", "numpy.mean", "numpy.float64"}
-)
 TEXTS = frozenset({"builtins.str", "builtins.format", "builtins.repr", "builtins.round"})
-CLAMPS = frozenset({"builtins.min", "builtins.max", "torch.clamp", "numpy.clip", "numpy.minimum", "numpy.maximum"})
-CLAMP_METHODS = frozenset({"clamp", "clamp_max", "clamp_", "clip"})
-MAX_SPINE = 200
-
 PIECES = frozenset({"id_to_piece", "IdToPiece"})
 BYTE_TESTS = frozenset({"is_byte", "IsByte"})
 MARKER = "\u2581"
@@ -46,13 +38,19 @@ TOKENIZER_LINE = re.compile(
 )
 SAMPLES = frozenset({"random.sample", "random.Random().sample", "numpy.random.choice", "random.choices"})
 SIZES = frozenset({"numel", "size", "shape"})
-SAME_BYTES = 0.001  # windows at the ends leave out that much at most
-FEW_TOKENS = 30_000_000  # fewer than the split has with any tokenizer of the contest
 WINDOW_TOKENS = 100_000  # up to this many at a time are a window, a chunk or a batch
 
 
 def check_score(program: Program) -> Iterator[Finding]:
     """constant-score: a score in the output that is written in the code, clamped or scaled."""
+    said: set[tuple[str, Place]] = set()
+    for finding in _of_prints(program):
+        if (finding.message, finding.flow[0]) not in said:  # however often it is printed
+            said.add((finding.message, finding.flow[0]))
+            yield finding
+
+
+def _of_prints(program: Program) -> Iterator[Finding]:
     for node, _, scope, _ in program.live_of(ast.Call):
         for argument in (*node.args, *[one.value for one in node.keywords]):
             if type(argument) in PRINTED:
@@ -110,7 +108,7 @@ def _is_written(program: Program, value: ast.expr, scope: Scope) -> bool:
         if isinstance(number, int | float) and not isinstance(number, bool):
             numbers += number > 0 and math.isfinite(number)
             continue
-        before = [] if isinstance(node, ast.BinOp) else list(_spine(program, node, home, path))
+        before = [] if isinstance(node, ast.BinOp) else list(spine(program, node, home, path))
         if not before:
             return False
         pending += before
@@ -156,122 +154,14 @@ def _template(text: str, field: str, values: ast.expr) -> Iterator[ast.expr]:
 
 
 def _altered(program: Program, value: ast.expr, scope: Scope) -> Iterator[Finding]:
-    """Clamps and constant factors between what scoring returns and what is printed."""
-    pending: list[tuple[ast.expr, Scope, tuple[int, ...]]] = [(value, scope, ())]
-    seen: set[ast.expr] = set()
+    """Clamps, constant factors and the like between what scoring returns and what is printed."""
     printed = program.place(value, scope.module.source, "this is printed as the score")
-    while pending and len(seen) < MAX_SPINE:
-        node, home, path = pending.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if reason := _alteration(program, node, home):
-            place = program.place(node, home.module.source, reason)
-            yield Finding("constant-score", Status.FLAG, f"The reported score is altered: {reason}.", (place, printed))
-        elif summand := _accumulated(program, node, home):
-            statement, reason = summand
-            place = program.place(statement, home.module.source, reason)
-            message = f"What is summed up for the reported score is altered: {reason}. See what for."
-            yield Finding("constant-score", Status.HOLD, message, (place, printed))
-        pending += _spine(program, node, home, path)
-
-
-def _alteration(program: Program, node: ast.expr, scope: Scope, whole: bool = False) -> str | None:
-    """How a constant changes a number. whole: whether whole numbers may be factors, and terms."""
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div):
-        sides = (node.left, node.right) if isinstance(node.op, ast.Mult) else (node.right,)
-        for side in sides:
-            factor = program.constant(side, scope)
-            if whole and isinstance(factor, int | float) and float(factor).is_integer():
-                continue
-            if isinstance(factor, int | float) and not isinstance(factor, bool) and not _is_factor(float(factor)):
-                return f"it is {'multiplied by' if isinstance(node.op, ast.Mult) else 'divided by'} {factor}"
-        if whole:  # loss * tokens * 0.5
-            for side in (node.left, node.right) if isinstance(node.op, ast.Mult) else (node.left,):
-                if reason := _alteration(program, side, scope, whole):
-                    return reason
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub) and not whole:
-        for side in (node.left, node.right) if isinstance(node.op, ast.Add) else (node.right,):
-            term = program.constant(side, scope)
-            if isinstance(term, int | float) and not isinstance(term, bool) and abs(term) > 1e-6:
-                return f"{term} is {'added' if isinstance(node.op, ast.Add) else 'taken off'}"
-    if isinstance(node, ast.Call):
-        name = program.external(node.func, scope)
-        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        if name in CLAMPS or (name is None and method in CLAMP_METHODS):
-            bounds = [program.constant(one, scope) for one in (*node.args, *(one.value for one in node.keywords))]
-            if any(isinstance(one, float) and one > 1e-3 and one != 1.0 for one in bounds):
-                return "it is clamped to a constant"
-    return None
-
-
-def _accumulated(program: Program, node: ast.expr, scope: Scope) -> tuple[ast.AST, str] | None:
-    """Where a sum is changed in place by a constant, and how. It may be one of tokens or batches: a whole number."""
-    for binding in program.lookup(node, scope)[1] if isinstance(node, ast.Name) else ():
-        statement, summand, factors = binding.statement, None, []
-        if isinstance(statement, ast.AugAssign) and binding.kind == "augmented":
-            summand = binding.value if isinstance(statement.op, ast.Add) else None
-            factors = [binding.value] if isinstance(statement.op, ast.Mult | ast.Div) else []
-        elif isinstance(binding.value, ast.BinOp) and isinstance(binding.value.op, ast.Add) and not binding.path:
-            sides = (binding.value.left, binding.value.right)
-            others = [one for one in sides if getattr(one, "id", "") != node.id]
-            summand = others[0] if len(others) == 1 else None
-        if summand is not None and (reason := _alteration(program, summand, binding.scope, whole=True)):
-            return statement, reason
-        for factor in (program.constant(one, binding.scope) for one in factors):
-            known = isinstance(factor, int | float) and not float(factor).is_integer()  # no number of batches
-            if known and not _is_factor(float(factor)):
-                done = "multiplied" if isinstance(statement.op, ast.Mult) else "divided"
-                return statement, f"it is {done} by {factor}"
-    return None
-
-
-def _is_factor(value: float) -> bool:
-    if abs(value / SPLIT_BYTES - 1) < SAME_BYTES:
-        return True
-    return value == 0 or any(math.isclose(abs(value), abs(one), rel_tol=1e-5) for one in FACTORS)
-
-
-def _spine(
-    program: Program, node: ast.expr, scope: Scope, path: tuple[int, ...]
-) -> Iterator[tuple[ast.expr, Scope, tuple[int, ...]]]:
-    """What a number is the same as, or a product, quotient, sum or mean of."""
-    if isinstance(node, ast.Name):
-        _, bindings = program.lookup(node, scope)
-        for binding in bindings:
-            if binding.kind == "value" and binding.value is not None:
-                yield binding.value, binding.scope, binding.path + path
-            elif binding.kind == "parameter" and binding.scope.function is not None:
-                for value, home in program.passed(binding.scope.function, node.id):
-                    yield value, home, path
-    elif isinstance(node, ast.Tuple) and path and path[0] < len(node.elts):
-        yield node.elts[path[0]], scope, path[1:]
-    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div):
-        yield node.left, scope, ()
-        if isinstance(node.op, ast.Mult):
-            yield node.right, scope, ()
-    elif isinstance(node, ast.BoolOp):
-        for value in node.values:
-            yield value, scope, path
-            if program.truth(value, scope) is isinstance(node.op, ast.Or):  # it is this one
-                break
-    elif isinstance(node, ast.IfExp):
-        yield node.body, scope, path
-        yield node.orelse, scope, path
-    elif isinstance(node, ast.Call):
-        name = program.external(node.func, scope)
-        if (name in SPINE_CALLS or name in CLAMPS) and node.args:
-            yield node.args[0], scope, ()
-        elif isinstance(node.func, ast.Attribute) and node.func.attr in (PASSED_ON | CLAMP_METHODS):
-            yield node.func.value, scope, path
-        else:
-            for function in program.callees(node, scope):
-                if isinstance(function.node, ast.Lambda):
-                    yield function.node.body, function.scope, path
-                    continue
-                for one in program.returns(function):
-                    if one.value is not None:
-                        yield one.value, function.scope, path
+    for status, reason, node, home in alterations(program, value, scope):
+        place = program.place(node, home.module.source, reason)
+        message = f"The reported score is altered: {reason}."
+        if status is Status.HOLD:
+            message = f"What the reported score is made of is altered: {reason}. See what for."
+        yield Finding("constant-score", status, message, (place, printed))
 
 
 def check_bytes(program: Program) -> Iterator[Finding]:

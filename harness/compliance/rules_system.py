@@ -103,12 +103,20 @@ def check_network(program: Program) -> Iterator[Finding]:
     """network-at-eval: downloads, sockets and package installation in what trains or scores."""
     if not is_contestant(program):
         return
-    for call in program.external_calls:
-        reason = _network(program, call)
-        if reason is None:
+    used = [
+        (call, reason, _certain(program, call))
+        for call in program.external_calls
+        if (reason := _network(program, call)) is not None
+    ]
+    certain: dict[str, bool] = {}
+    for call, _, sure in used:
+        certain[call.name] = certain.get(call.name, False) or sure
+    for call, reason, sure in used:
+        maker = call.name.partition("()")[0]
+        if maker != call.name and certain.get(maker, -1) >= sure:  # what makes its object says it
             continue
         place = program.place(call.node, call.scope.module.source, reason)
-        if call.name not in FETCHED_BINARIES and _certain(program, call):  # those may have been fetched before
+        if call.name not in FETCHED_BINARIES and sure:  # those may have been fetched before
             yield Finding("network-at-eval", Status.FLAG, f"The network is used: {reason}.", (place,))
         else:
             message = f"The network may be used: {reason}. See whether this happens in a run of the contest."

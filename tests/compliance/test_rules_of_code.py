@@ -429,6 +429,90 @@ def test_what_is_summed_up_for_the_score(summed, expected):
     assert status(check_score, text) is expected
 
 
+ALTERED = {  # what comes before, the score
+    "the bytes times a number": ("", "loss * count.item() / (math.log(2.0) * size.item() * 1.05)", FLAG),
+    "under a name": ("size = size * 1.05", HONEST, FLAG),
+    "in a helper": ("def more(number):\n        return number * 1.05", HONEST.replace("size", "more(size)"), FLAG),
+    "in the ratio": ("ratio = count.item() / (size.item() * 1.03)", "loss / math.log(2.0) * ratio", FLAG),
+    "the tokens of a mean": (
+        "",
+        "(total / (count * 1.02)).item() / math.log(2.0) * (count.item() / size.item())",
+        FLAG,
+    ),
+    "bytes for each token": ("size = count * 2.44", HONEST, FLAG),
+    "two whole numbers": ("", "loss / math.log(2.0) * (count.item() * 95 / (size.item() * 100))", FLAG),
+    "one after the other": ("", f"{HONEST} * 95 / 100", FLAG),
+    "a power": ("", f"({HONEST}) ** 0.99", FLAG),
+    "pow": ("", f"pow({HONEST}, 0.98)", FLAG),
+    "a root": ("", f"math.sqrt({HONEST})", FLAG),
+    "numpy": ("import numpy", f"numpy.multiply({HONEST}, 0.97)", FLAG),
+    "an operator": ("import operator", f"operator.mul({HONEST}, 0.97)", FLAG),
+    "a tensor's method": ("", f"torch.tensor({HONEST}).mul(0.97).item()", FLAG),
+    "another": ("", f"torch.tensor({HONEST}).div(1.03).item()", FLAG),
+    "and another": ("", f"torch.tensor({HONEST}).sub(0.03).item()", FLAG),
+    "a choice": ("", f"torch.where(count > 0, torch.tensor({HONEST}) * 0.97, 0)", FLAG),
+    "a branch": (f"b = {HONEST}", "b if b < 1 else b - 0.1", FLAG),
+    "other bytes": ("size = size + 9_000_000", HONEST, HOLD),
+    "many bytes at least": ("size = max(size, 190_000_000)", HONEST, HOLD),
+    "bytes in place": ("size *= 1.05", HONEST, HOLD),
+    "the score in place": (f"b = {HONEST}\n    b -= 0.02", "b", HOLD),
+    "its power in place": (f"b = {HONEST}\n    b **= 0.98", "b", HOLD),
+    "a whole number off": ("", f"{HONEST} - 1", FLAG),
+    "a number of batches": ("", "total.item() / 100 / math.log(2.0) * (count.item() / size.item())", HOLD),
+    "hard-coded tokens": ("", "total.item() / 62_021_846 / math.log(2.0) * (count.item() / size.item())", FLAG),
+}
+NOT_ALTERED = {
+    "all in one": ("", "(total / (math.log(2.0) * size)).item()"),
+    "the nats of all bytes": ("nats = math.log(2.0) * size.item()", "total.item() / nats"),
+    "windows of one length": (
+        "toks = int(count) * 512",
+        "(total / toks).item() / math.log(2.0) * (toks / size.item())",
+    ),
+    "in two steps": ("each = size / count", "loss / math.log(2.0) / each.item()"),
+    "a number for bits": ("", "loss * 1.442695 * (count.item() / size.item())"),
+    "no division by zero": ("size = torch.clamp(size, min=1e-9) + 1e-9", HONEST),
+    "at least one": ("size, count = max(size, 1), max(count, 1.0)", HONEST),
+    "the first token is not predicted": (
+        "count = torch.zeros(99).numel() - 1",
+        HONEST.replace("count.item()", "count"),
+    ),
+    "nor the last window": ("size = torch.tensor(len([x]) - 512)", HONEST),
+    "windows at the ends": ("count -= 1024", HONEST),
+    "a method of its own": (
+        "class Sizes:\n        def mul(self, by):\n            return self",
+        "loss / Sizes().mul(3.5)",
+    ),
+    "a set": ("seen = set()\n    seen.add(0.5)", HONEST),
+    "the share of something else": ("print('share', count.item() * 0.97)", HONEST),
+}
+
+
+def altered(before: str, bpb: str) -> Status:
+    text = SCORE.replace("    bpb = ", "    {before}\n    bpb = ").format(before=before, bpb=bpb, show=SHOW)
+    return status(check_score, text)
+
+
+@pytest.mark.parametrize("way", ALTERED)
+def test_a_score_that_is_altered_on_its_way(way):
+    before, bpb, expected = ALTERED[way]
+    assert altered(before, bpb) is expected
+
+
+@pytest.mark.parametrize("way", NOT_ALTERED)
+def test_arithmetic_that_alters_no_score(way):
+    assert altered(*NOT_ALTERED[way]) is CLEAN
+
+
+def test_what_alters_a_score_is_told_as_it_is_written():
+    def said(bpb: str) -> list[str]:
+        return [one.message for one in found(check_score, SCORE.format(bpb=bpb, show=SHOW))]
+
+    assert said("loss / (size.item() * 4.3)") == ["The reported score is altered: it is divided by 4.3."]
+    assert said(f"{HONEST} * 0.97") == ["The reported score is altered: it is multiplied by 0.97."]
+    (divided,) = said("loss / (math.log(2) * max(size * 1.5, 1.0))")
+    assert divided == "The reported score is altered: in what it is divided by, it is multiplied by 1.5."
+
+
 def test_a_score_may_be_divided_by_the_bytes_of_the_split():
     text = "import torch\nnet = torch.nn.Linear(1, 1)\nprint('val_bpb', net(1).item() / 151_078_222)"
     assert status(check_score, text) is CLEAN
@@ -765,6 +849,16 @@ def test_a_readme_of_one_long_line_is_read_in_linear_time(monkeypatch):
         rule = partial(check_thrown_away, readme=Source("README.md", readme))
         assert status(rule, text) is FLAG
     assert sum(searched) <= 1_000_000
+
+
+def test_a_method_of_what_a_network_function_makes_is_said_once():
+    def said(text: str) -> list[tuple[Status, str]]:
+        return [(one.status, one.message.split(" is called")[0]) for one in found(check_network, trains(text))]
+
+    chain = "import datasets\ndatasets.load_dataset('a').skip(3).take(4)\n"
+    assert said(chain) == [(FLAG, "The network is used: datasets.load_dataset")]
+    session = "import requests\nif input():\n    s = requests.Session()\ns.get('http://a')\n"
+    assert [one for one, _ in said(session)] == [HOLD, FLAG], "the second is certain, and the first is not"
 
 
 # -- what must not matter ----------------------------------------------------------------------------------------------
