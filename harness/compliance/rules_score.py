@@ -9,7 +9,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 
-from harness.compliance.findings import Finding, Place, Status
+from harness.compliance.findings import Finding, Status
 from harness.compliance.logs import SPLIT_BYTES, parse_log
 from harness.compliance.program import UNKNOWN, ExternalCall, Program, Scope
 from harness.compliance.score_arithmetic import FEW_TOKENS, MAX_SPINE, SAME_BYTES, alterations, spine
@@ -43,26 +43,19 @@ WINDOW_TOKENS = 100_000  # up to this many at a time are a window, a chunk or a 
 
 def check_score(program: Program) -> Iterator[Finding]:
     """constant-score: a score in the output that is written in the code, clamped or scaled."""
-    said: set[tuple[str, Place]] = set()
-    for finding in _of_prints(program):
-        if (finding.message, finding.flow[0]) not in said:  # however often it is printed
-            said.add((finding.message, finding.flow[0]))
-            yield finding
-
-
-def _of_prints(program: Program) -> Iterator[Finding]:
+    seen: set = set()  # however often a score is printed, what alters it is said once
     for node, _, scope, _ in program.live_of(ast.Call):
         for argument in (*node.args, *[one.value for one in node.keywords]):
             if type(argument) in PRINTED:
-                yield from _printed(program, argument, scope)
+                yield from _printed(program, argument, scope, seen)
         if len(node.args) < 2:
             continue
         for label, value in itertools.pairwise(node.args):  # print("val_bpb:", value)
             if isinstance(label, ast.Constant) and (_names_score(label.value) or _names_score(f"{label.value}:")):
-                yield from _reported(program, value, scope)
+                yield from _reported(program, value, scope, seen)
 
 
-def _printed(program: Program, node: ast.expr, scope: Scope) -> Iterator[Finding]:
+def _printed(program: Program, node: ast.expr, scope: Scope, seen: set) -> Iterator[Finding]:
     source = scope.module.source
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         written = WRITTEN_SCORE.search(node.value)
@@ -71,10 +64,10 @@ def _printed(program: Program, node: ast.expr, scope: Scope) -> Iterator[Finding
             yield Finding("constant-score", Status.FLAG, message, (program.place(node, source, "the score is text"),))
         return
     for value in _score_values(node):
-        yield from _reported(program, value, scope)
+        yield from _reported(program, value, scope, seen)
 
 
-def _reported(program: Program, value: ast.expr, scope: Scope) -> Iterator[Finding]:
+def _reported(program: Program, value: ast.expr, scope: Scope, seen: set) -> Iterator[Finding]:
     place = program.place(value, scope.module.source, "this is printed as the score")
     while isinstance(value, ast.Call) and value.args and program.external(value.func, scope) in TEXTS:
         value = value.args[0]
@@ -87,7 +80,7 @@ def _reported(program: Program, value: ast.expr, scope: Scope) -> Iterator[Findi
         message = "The score that is printed is a constant: what gives it back is a number written in the code."
         yield Finding("constant-score", Status.FLAG, message, (place,))
     else:
-        yield from _altered(program, value, scope)
+        yield from _altered(program, value, scope, seen)
 
 
 def _names_score(text: object) -> bool:
@@ -153,10 +146,10 @@ def _template(text: str, field: str, values: ast.expr) -> Iterator[ast.expr]:
         position = match.end()
 
 
-def _altered(program: Program, value: ast.expr, scope: Scope) -> Iterator[Finding]:
+def _altered(program: Program, value: ast.expr, scope: Scope, seen: set) -> Iterator[Finding]:
     """Clamps, constant factors and the like between what scoring returns and what is printed."""
     printed = program.place(value, scope.module.source, "this is printed as the score")
-    for status, reason, node, home in alterations(program, value, scope):
+    for status, reason, node, home in alterations(program, value, scope, seen):
         place = program.place(node, home.module.source, reason)
         message = f"The reported score is altered: {reason}."
         if status is Status.HOLD:

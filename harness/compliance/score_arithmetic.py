@@ -4,16 +4,20 @@ itself and in what it is divided by."""
 from __future__ import annotations
 
 import ast
+import itertools
 import math
 from collections.abc import Iterator
+from enum import Enum
 from typing import NamedTuple
 
 from harness.compliance.findings import Status
 from harness.compliance.logs import SPLIT_BYTES
+from harness.compliance.memory import keep
 from harness.compliance.program import Program, Scope
 from harness.compliance.slices import Slice
 
 MAX_SPINE = 200  # expressions
+MAX_TO_LOSS = 40  # expressions between a number and the loss that it is
 SAME_BYTES = 0.001  # windows at the ends leave out that much at most
 SMALL_TERM = 1e-6  # against division by zero, in a score
 SMALL_COUNT = 1e-3  # the same, in a count
@@ -23,7 +27,8 @@ FACTORS = (math.log(2), 1 / math.log(2), 1.0, -1.0, 8.0, 2.0)  # bits, nats, mea
 PASSED_ON = frozenset({"item", "cpu", "float", "double", "mean", "sum", "to", "detach", "numpy", "tolist", "squeeze"})
 SPINE_CALLS = frozenset(
     {"builtins.float", "builtins.round", "builtins.sum", "builtins.abs", "torch.tensor", "torch.as_tensor"}
-    | {"numpy.mean", "numpy.sum", "numpy.float64", "numpy.array", "math.fsum"}
+    | {"torch.stack", "torch.cat", "torch.mean", "torch.sum", "math.fsum", "statistics.mean", "statistics.fmean"}
+    | {"numpy.mean", "numpy.sum", "numpy.float64", "numpy.array", "numpy.concatenate", "numpy.stack"}
 )
 CLAMPS = frozenset({"builtins.min", "builtins.max", "torch.clamp", "numpy.clip", "numpy.minimum", "numpy.maximum"})
 CLAMP_METHODS = frozenset({"clamp", "clamp_max", "clamp_", "clip"})
@@ -39,9 +44,11 @@ CALLED = {
 ARITHMETIC = ("math.", "numpy.", "torch.", "operator.", "builtins.pow")
 SIZES = frozenset({"numel", "size", "shape", "len"})
 LOSSES = frozenset({"cross_entropy", "nll_loss", "log_softmax", "softmax", "logsumexp", "log", "log2"})
+LOSS_FUNCTIONS = (".cross_entropy", ".nll_loss", ".CrossEntropyLoss()", ".NLLLoss()")
+RESHAPED = frozenset({"view", "reshape", "flatten", "unsqueeze", "gather", "contiguous", "type_as", "clone"})
 CHOICES = frozenset({"torch.where", "numpy.where"})
 
-Node = tuple[ast.expr, Scope, tuple[int, ...]]  # path: indices into a tuple that it is
+Node = tuple[ast.expr, Scope, tuple[int, ...]]  # the last: indices into a tuple that it is
 
 
 class Alteration(NamedTuple):
@@ -53,24 +60,50 @@ class Alteration(NamedTuple):
     scope: Scope
 
 
-def alterations(program: Program, value: ast.expr, scope: Scope) -> Iterator[Alteration]:
-    """What constants do to a number on its way to `value`."""
-    pending: list[tuple[Node, bool]] = [((value, scope, ()), False)]
-    seen: set[ast.expr] = set()
-    while pending and len(seen) < MAX_SPINE:
-        (node, home, path), counts = pending.pop()
-        if node in seen:
+class Role(Enum):
+    """What a number is to the score."""
+
+    SCORE = ""
+    DIVISOR = "in what it is divided by, "
+    SUMMAND = "in what is summed up for it, "
+    SUMMAND_OF_DIVISOR = "in what is summed up for its divisor, "
+
+    @property
+    def summed(self) -> bool:
+        return self in (Role.SUMMAND, Role.SUMMAND_OF_DIVISOR)
+
+    @property
+    def of_summands(self) -> Role:
+        """What its summands are to the score."""
+        return Role.SUMMAND if self in (Role.SCORE, Role.SUMMAND) else Role.SUMMAND_OF_DIVISOR
+
+
+def alterations(program: Program, value: ast.expr, scope: Scope, seen: set[tuple[Node, Role]]) -> Iterator[Alteration]:
+    """What constants do to a number on its way to `value`. seen: where this was looked for before, on the way to
+    another one; it is not looked for there again."""
+    pending: list[tuple[Node, Role]] = [((value, scope, ()), Role.SCORE)]
+    left = MAX_SPINE
+    while pending and left:
+        step = pending.pop()
+        if step in seen:
             continue
-        seen.add(node)
-        altered = _alteration(program, node, home, counts)
+        seen.add(step)
+        (node, home, path), role = step
+        left -= 1
+        altered = _alteration(program, node, home, role)
         if altered is not None:
             status, reason = altered
-            yield Alteration(status, f"in what it is divided by, {reason}" if counts else reason, node, home)
-        elif summand := _accumulated(program, node, home):
-            yield Alteration(Status.HOLD, summand[1], summand[0], home)
-        pending += [(one, counts) for one in spine(program, node, home, path)]
-        if altered is None:
-            pending += [((one, home, ()), True) for one in _divisors(program, node, home)]
+            yield Alteration(status, f"{role.value}{reason}", node, home)
+        for statement, place, reason in _changed(program, node, home):
+            yield Alteration(Status.HOLD, reason, statement, place)
+        following = []
+        if not role.summed or not _is_model(program, node, home):
+            following.append((spine(program, node, home, path), role))
+        following.append((_summands(program, node, home), role.of_summands))
+        if altered is None and not role.summed:
+            following.append((_divisors(program, node, home), Role.DIVISOR))
+        for nodes, their_role in following:
+            pending += [(one, their_role) for one in itertools.islice(nodes, max(0, left - len(pending)))]
 
 
 def spine(program: Program, node: ast.expr, scope: Scope, path: tuple[int, ...]) -> Iterator[Node]:
@@ -85,6 +118,9 @@ def spine(program: Program, node: ast.expr, scope: Scope, path: tuple[int, ...])
                     yield value, home, path
     elif isinstance(node, ast.Tuple) and path and path[0] < len(node.elts):
         yield node.elts[path[0]], scope, path[1:]
+    elif isinstance(node, ast.Subscript):
+        index = program.constant(node.slice, scope)
+        yield node.value, scope, ((index, *path) if type(index) is int and index >= 0 else ())
     elif isinstance(node, ast.BoolOp):
         for value in node.values:
             yield value, scope, path
@@ -117,10 +153,10 @@ def spine(program: Program, node: ast.expr, scope: Scope, path: tuple[int, ...])
                         yield one.value, function.scope, path
 
 
-def _divisors(program: Program, node: ast.expr, scope: Scope) -> Iterator[ast.expr]:
+def _divisors(program: Program, node: ast.expr, scope: Scope) -> Iterator[Node]:
     known = _operation(program, node, scope)
     if known is not None and known[0] == "div":
-        yield known[2]
+        yield known[2], scope, ()
 
 
 def _operation(program: Program, node: ast.AST, scope: Scope) -> tuple[str, ast.expr, ast.expr] | None:
@@ -151,25 +187,26 @@ def _number(program: Program, node: ast.expr, scope: Scope) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _alteration(program: Program, node: ast.expr, scope: Scope, counts: bool) -> tuple[Status, str] | None:
-    """How a constant changes a number, if it does: FLAG if for certain. counts: it is one of tokens, bytes or batches,
-    or a sum over them, so that whole numbers may be factors and terms."""
+def _alteration(program: Program, node: ast.expr, scope: Scope, role: Role) -> tuple[Status, str] | None:
+    """How a constant changes a number, if it does: FLAG if for certain. What the score itself is not may be of tokens,
+    bytes or batches, so that whole numbers may be factors and terms."""
+    sure = Status.FLAG if role is Role.SCORE else Status.HOLD
     if (known := _operation(program, node, scope)) is not None:
         kind, left, right = known
         numbers = (_number(program, left, scope), _number(program, right, scope))
         if None not in numbers:
             return None
         if kind in ("mul", "div"):
-            return _scaled(program, node, scope, kind, numbers, counts)
+            return _scaled(program, node, scope, kind, numbers, role)
         if kind in ("add", "sub"):
             for number in numbers if kind == "add" else numbers[1:]:
-                if number is not None and not _may_be_term(number, counts):
+                if number is not None and not _may_be_term(number, role):
                     sized = number.is_integer() and _is_size(program, right if numbers[0] == number else left, scope)
                     reason = f"{_shown(number)} is {'added' if kind == 'add' else 'taken off'}"
                     if not sized or abs(number) >= LARGE_COUNT:
-                        return Status.HOLD if counts or sized else Status.FLAG, reason
-        elif numbers[1] not in (None, 1.0):
-            return Status.HOLD if counts else Status.FLAG, f"it is raised to the power of {_shown(numbers[1])}"
+                        return Status.HOLD if sized else sure, reason
+        elif numbers[1] not in (None, 1.0) and (not role.summed or _is_loss(program, left, scope)):
+            return sure, f"it is raised to the power of {_shown(numbers[1])}"
         return None
     if isinstance(node, ast.Call):
         name = program.external(node.func, scope)
@@ -177,33 +214,37 @@ def _alteration(program: Program, node: ast.expr, scope: Scope, counts: bool) ->
         if name in CLAMPS or (name is None and method in CLAMP_METHODS):
             bounds = [program.constant(one, scope) for one in (*node.args, *(one.value for one in node.keywords))]
             if any(isinstance(one, float) and one > SMALL_COUNT and one != 1.0 for one in bounds) or (
-                counts and any(isinstance(one, int) and one >= LARGE_COUNT for one in bounds)
+                role is not Role.SCORE and any(isinstance(one, int) and one >= LARGE_COUNT for one in bounds)
             ):
-                return Status.HOLD if counts else Status.FLAG, "it is clamped to a constant"
+                return sure, "it is clamped to a constant"
     return None
 
 
 def _scaled(
-    program: Program, node: ast.expr, scope: Scope, kind: str, numbers: tuple[float | None, ...], counts: bool
+    program: Program, node: ast.expr, scope: Scope, kind: str, numbers: tuple[float | None, ...], role: Role
 ) -> tuple[Status, str] | None:
     """What the constants in a product or quotient come to. Whole numbers may be of tokens in a batch, and a score may
     be divided by a number of batches."""
     direct = [one for one in (numbers if kind == "mul" else numbers[1:]) if one is not None and not _is_factor(one)]
-    odd = any(not one.is_integer() for one in direct)
+    odd = [one for one in direct if not one.is_integer()]
     share = _factor(program, node, scope)
     if share and (odd or not (_whole(share) or _whole(1 / share) or _is_factor(share))):
-        divided = len(_shown(1 / share)) < len(_shown(share))
-        return (
-            Status.FLAG,
-            f"it is divided by {_shown(1 / share)}" if divided else f"it is multiplied by {_shown(share)}",
-        )
-    if direct and kind == "div" and not counts:
+        by, divisor = _shown(share), _shown(1 / share)
+        reason = f"it is divided by {divisor}" if len(divisor) < len(by) else f"it is multiplied by {by}"
+        if not role.summed:
+            return Status.FLAG, reason
+        change = share if not odd else odd[0] if kind == "mul" else 1 / odd[0]
+        if change > 1 if role is Role.SUMMAND else change < 1:  # that makes the score no better
+            return None
+        operands = _operation(program, node, scope)[1:]  # type: ignore[index]
+        return Status.FLAG if any(_is_loss(program, one, scope) for one in operands) else Status.HOLD, reason
+    if direct and kind == "div" and role is Role.SCORE:
         return Status.HOLD if direct[0] < FEW_TOKENS else Status.FLAG, f"it is divided by {_shown(direct[0])}"
     return None
 
 
-def _may_be_term(number: float, counts: bool) -> bool:
-    if not counts:
+def _may_be_term(number: float, role: Role) -> bool:
+    if role is Role.SCORE:
         return abs(number) <= SMALL_TERM
     return abs(number) < LARGE_COUNT and (number.is_integer() or abs(number) <= SMALL_COUNT)
 
@@ -213,6 +254,39 @@ def _is_size(program: Program, node: ast.expr, scope: Scope) -> bool:
     one = Slice(program, node, scope)
     names = one.attributes() | {name.rpartition(".")[2] for name in one.calls()}
     return bool(names & SIZES) and not names & LOSSES
+
+
+def _is_loss(program: Program, node: ast.expr, scope: Scope) -> bool:
+    """Whether a number is a loss itself, or some of its elements: not what is made of one by arithmetic."""
+    pending, seen = [(node, scope)], set()
+    while pending and len(seen) < MAX_TO_LOSS:
+        one, home = pending.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        if isinstance(one, ast.Call) and (program.external(one.func, home) or "").endswith(LOSS_FUNCTIONS):
+            return True
+        pending += itertools.islice(_elements(program, one, home), MAX_TO_LOSS - len(seen))
+    return False
+
+
+def _elements(program: Program, node: ast.expr, scope: Scope) -> Iterator[tuple[ast.expr, Scope]]:
+    """What a number, or some elements of an array, are taken from."""
+    if isinstance(node, ast.Name):
+        for binding in program.lookup(node, scope)[1]:
+            if binding.kind == "value" and binding.value is not None:
+                yield binding.value, binding.scope
+    elif isinstance(node, ast.Subscript):
+        yield node.value, scope
+    elif isinstance(node, ast.UnaryOp):
+        yield node.operand, scope
+    elif isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Attribute) and node.func.attr in PASSED_ON | RESHAPED:
+            yield node.func.value, scope
+        for function in program.callees(node, scope):
+            for returned in program.returns(function):
+                if returned.value is not None:
+                    yield returned.value, function.scope
 
 
 def _factor(program: Program, node: ast.expr, scope: Scope) -> float:
@@ -235,38 +309,66 @@ def _shown(number: float) -> str:
     return f"{int(number)}" if number.is_integer() else f"{number:.12g}"
 
 
-def _accumulated(program: Program, node: ast.expr, scope: Scope) -> tuple[ast.AST, str] | None:
-    """Where a sum is changed in place by a constant, and how. It may be one of tokens or batches: a whole number."""
-    for binding in program.lookup(node, scope)[1] if isinstance(node, ast.Name) else ():
-        statement, summand = binding.statement, None
+def _summands(program: Program, node: ast.expr, scope: Scope) -> Iterator[Node]:
+    """What is added to a name, again and again, or put into what it holds: total += x, total = total + x,
+    totals[i] += x, totals[i] = x, totals.append(x)."""
+    base = node.value if isinstance(node, ast.Subscript) else node
+    if not isinstance(base, ast.Name):
+        return
+    for value in _put_into(program, scope).get(base.id, ()):
+        yield value, scope, ()
+    for binding in program.lookup(node, scope)[1] if node is base else ():
+        statement = binding.statement
         if isinstance(statement, ast.AugAssign) and binding.kind == "augmented":
             if isinstance(statement.op, ast.Add):
-                summand = binding.value
-            elif reason := _changed(program, statement, binding.scope):
-                return statement, reason
+                yield binding.value, binding.scope, ()
         elif isinstance(binding.value, ast.BinOp) and isinstance(binding.value.op, ast.Add) and not binding.path:
             sides = (binding.value.left, binding.value.right)
             others = [one for one in sides if getattr(one, "id", "") != node.id]
-            summand = others[0] if len(others) == 1 else None
-        while summand is not None:  # loss * tokens * 0.5
-            if altered := _alteration(program, summand, binding.scope, counts=True):
-                return statement, altered[1]
-            known = _operation(program, summand, binding.scope)
-            summand = known[1] if known is not None and known[0] in ("mul", "div") else None
-    return None
+            if len(others) == 1:
+                yield others[0], binding.scope, ()
 
 
-def _changed(program: Program, statement: ast.AugAssign, scope: Scope) -> str | None:
-    """What `*=`, `/=`, `-=` and `**=` do by a constant that is no number of tokens or batches."""
-    number = _number(program, statement.value, scope)
-    kind = BINARY.get(type(statement.op))
-    if number is None or kind is None:
-        return None
-    if kind in ("mul", "div") and not number.is_integer() and not _is_factor(number):
-        return f"it is {'multiplied' if kind == 'mul' else 'divided'} by {_shown(number)}"
-    if kind == "sub" and not _may_be_term(number, counts=True):
-        return f"{_shown(number)} is taken off"
-    return f"it is raised to the power of {_shown(number)}" if kind == "pow" and number != 1 else None
+@keep(at_most=256)
+def _put_into(program: Program, scope: Scope) -> dict[str, list[ast.expr]]:
+    """What the code of a scope puts into containers and arrays, by their names there."""
+    found: dict[str, list[ast.expr]] = {}
+    for node, _, _ in program.live(scope):
+        target, value = None, None
+        if isinstance(node, ast.AugAssign):
+            target, value = node.target, node.value if isinstance(node.op, ast.Add) else None
+        elif isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target, value = node.targets[0], node.value
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "append" and len(node.args) == 1:
+            target, value = ast.Subscript(node.func.value), node.args[0]
+        if value is not None and isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
+            found.setdefault(target.value.id, []).append(value)
+    return found
+
+
+def _changed(program: Program, node: ast.expr, scope: Scope) -> Iterator[tuple[ast.AST, Scope, str]]:
+    """What `*=`, `/=`, `-=` and `**=` do to a name by a constant that is no number of tokens or batches."""
+    for binding in program.lookup(node, scope)[1] if isinstance(node, ast.Name) else ():
+        statement = binding.statement
+        if not isinstance(statement, ast.AugAssign) or binding.kind != "augmented":
+            continue
+        number, kind = _number(program, binding.value, binding.scope), BINARY.get(type(statement.op))
+        if number is None or kind is None:
+            continue
+        if kind in ("mul", "div") and not number.is_integer() and not _is_factor(number):
+            done = "multiplied" if kind == "mul" else "divided"
+            yield statement, binding.scope, f"it is {done} by {_shown(number)}"
+        elif kind == "sub" and not _may_be_term(number, Role.DIVISOR):
+            yield statement, binding.scope, f"{_shown(number)} is taken off"
+        elif kind == "pow" and number != 1:
+            yield statement, binding.scope, f"it is raised to the power of {_shown(number)}"
+
+
+def _is_model(program: Program, node: ast.expr, scope: Scope) -> bool:
+    """Whether it is a call of a model, which makes a loss in its own way."""
+    return isinstance(node, ast.Call) and any(
+        function.short_name in ("forward", "__call__") for function in program.callees(node, scope)
+    )
 
 
 def _is_factor(value: float) -> bool:

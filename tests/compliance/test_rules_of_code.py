@@ -9,7 +9,7 @@ from folders import log
 
 from harness.compliance import rules_readme
 from harness.compliance.findings import Source, Status, worst
-from harness.compliance.program import load_program
+from harness.compliance.program import Program, load_program
 from harness.compliance.rules_conduct import check_claims, check_seeds
 from harness.compliance.rules_limits import check_clock, check_size
 from harness.compliance.rules_readme import ELSEWHERE, check_thrown_away
@@ -458,6 +458,7 @@ ALTERED = {  # what comes before, the score
     "the score in place": (f"b = {HONEST}\n    b -= 0.02", "b", HOLD),
     "its power in place": (f"b = {HONEST}\n    b **= 0.98", "b", HOLD),
     "a whole number off": ("", f"{HONEST} - 1", FLAG),
+    "the second of two": (f"pair = (loss, {HONEST} * 0.97)", "pair[1]", FLAG),
     "a number of batches": ("", "total.item() / 100 / math.log(2.0) * (count.item() / size.item())", HOLD),
     "hard-coded tokens": ("", "total.item() / 62_021_846 / math.log(2.0) * (count.item() / size.item())", FLAG),
 }
@@ -482,6 +483,7 @@ NOT_ALTERED = {
         "class Sizes:\n        def mul(self, by):\n            return self",
         "loss / Sizes().mul(3.5)",
     ),
+    "the first of two": (f"pair = ({HONEST}, loss * 0.97)", "pair[0]"),
     "a set": ("seen = set()\n    seen.add(0.5)", HONEST),
     "the share of something else": ("print('share', count.item() * 0.97)", HONEST),
 }
@@ -501,6 +503,83 @@ def test_a_score_that_is_altered_on_its_way(way):
 @pytest.mark.parametrize("way", NOT_ALTERED)
 def test_arithmetic_that_alters_no_score(way):
     assert altered(*NOT_ALTERED[way]) is CLEAN
+
+
+SUMS = """
+import math, torch
+import torch.nn.functional as F
+class Net(torch.nn.Module):
+    def forward(self, x, y):
+        return F.cross_entropy(x * 0.3, y, reduction="none") + 0.1 * x.norm()
+def evaluate(model, batches, sizes):
+    total, size = torch.zeros(()), torch.zeros(())
+    losses, found, each = [], torch.zeros(9), torch.zeros(9)
+    for i, (x, y) in enumerate(batches):
+        logits = x @ x
+        loss = F.cross_entropy(logits.view(-1, 8), y.view(-1), reduction="none").view(9, -1)
+        part = loss[i, 1:].to(torch.float64)
+        {sum}
+        size += sizes[y].sum()
+    return ({score}).item() / math.log(2.0) / size.item()
+print("val_bpb:", evaluate(Net(), torch.zeros(3, 2, 9), torch.ones(8)))
+"""
+SUMS_OF_LOSSES = {  # what is done in the loop, the score
+    "a loss times a number": ("total += (part * 0.98).sum()", "total", FLAG),
+    "under its own name": ("part = part * 0.98\n        total += part.sum()", "total", FLAG),
+    "divided": ("part = part / 1.02\n        total += part.sum()", "total", FLAG),
+    "by a method": ("total += part.mul(0.98).sum()", "total", FLAG),
+    "before it is cut": ("loss = loss * 0.98\n        total += loss[i].sum()", "total", FLAG),
+    "of each document": ("each[i] += (part * 0.98).sum()\n        total += each[i]", "total", FLAG),
+    "in an array": ("found[i] = part.sum() * 0.98", "found.sum()", FLAG),
+    "in a list": ("losses.append(part.sum() * 0.98)", "torch.stack(losses).sum()", FLAG),
+    "a power of it": ("total += (part ** 0.98).sum()", "total", HOLD),
+    "with a number taken off": ("total += (part - 0.01).sum()", "total", HOLD),
+    "at most": ("total += part.clamp(max=4.5).sum()", "total", HOLD),
+    "what a model makes": ("total += (model(x, y) * 0.98).sum()", "total", HOLD),
+    "what nobody knows": ("total += (x * 0.98).sum()", "total", HOLD),
+    "more bytes": ("size += sizes[y].sum() * 1.05\n        total += part.sum()", "total", HOLD),
+    "more bytes each": ("b = sizes[y] * 1.05\n        size += b.sum()\n        total += part.sum()", "total", HOLD),
+    "fewer bytes": ("size += sizes[y].sum() * 0.5\n        total += part.sum()", "total", CLEAN),
+    "a loss": ("total += part.sum()", "total", CLEAN),
+    "tokens of a batch": ("total += part.mean() * 8192", "total", CLEAN),
+    "a share of the tokens": ("total += part.mean() * y.numel() / 4", "total", CLEAN),
+    "more of it": ("total += part.sum() * 1.5", "total", CLEAN),
+    "in bits": ("total += part.sum() / math.log(2.0)", "total", CLEAN),
+    "a model's own arithmetic": ("total += model(x, y).sum()", "total", CLEAN),
+    "another sum": ("each[i] += (part * 0.98).sum()\n        total += part.sum()", "total", CLEAN),
+    "a penalty": ("total += part.sum() + (x - y).pow(2).sum()", "total", CLEAN),
+}
+
+
+@pytest.mark.parametrize("way", SUMS_OF_LOSSES)
+def test_what_is_summed_up_is_followed_to_the_loss(way):
+    done, score, expected = SUMS_OF_LOSSES[way]
+    assert status(check_score, SUMS.format(sum=done, score=score)) is expected
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "y = y[{i}]\nb{i} = x\nb{i} += y * 0.5\nprint(f'val_bpb:{{b{i}}}')\n",
+        "c[{i}] += c[{i} - 1] * 0.5\nprint(f'val_bpb:{{c[{i}]}}')\n",
+        "b{i} = x * 0.5 * x\nprint(f'val_bpb:{{b{i}}}')\n",
+        "x += x * y * 0.5\nprint(f'val_bpb:{{x}}')\n",
+    ],
+)
+def test_the_work_does_not_grow_with_prints_times_bindings(lines, monkeypatch):
+    asked = []
+    lookup = Program.lookup
+    monkeypatch.setattr(Program, "lookup", lambda self, *given: asked.append(0) or lookup(self, *given))
+
+    def work(times: int) -> int:
+        asked.clear()
+        found(check_score, "import torch\nx = y = torch.zeros(3)\nc = [0]\n" + "".join(map(lines_of, range(times))))
+        return len(asked)
+
+    def lines_of(number: int) -> str:
+        return lines.replace("{i}", str(number)).replace("{{", "{").replace("}}", "}")
+
+    assert work(400) < 3 * work(200)
 
 
 def test_what_alters_a_score_is_told_as_it_is_written():
