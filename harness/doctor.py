@@ -171,7 +171,7 @@ def _attack_everything(sandbox: Sandbox) -> list[Check]:
     """One check for each attack on the sandbox; keeps the outcome for `_check_attacks`, if every attack was tried."""
     results = run_attacks(sandbox, directory=Path.cwd() if own_container() else None)  # what is on a volume
     file = _attack_file(sandbox)
-    holes = [result.name for result in results if not result.denied]
+    holes = {result.name: result.detail for result in results if not result.denied}
     if UNFINISHED not in holes:
         file.parent.mkdir(mode=0o700, exist_ok=True)
         write_atomically(file, json.dumps({"denied": len(results) - len(holes), "holes": holes}).encode())
@@ -189,7 +189,8 @@ def _check_attacks(sandbox: Sandbox) -> Check:
         return Check("self-attack", False, f"it did not finish: {tried[-1].detail}", Cost.NO_PASS)
     outcome = json.loads(file.read_text())
     if outcome["holes"]:
-        text = f"not denied: {', '.join(outcome['holes'])}; see `harness doctor --attack`"
+        seen = "; ".join(f"{name} ({detail})" for name, detail in outcome["holes"].items())
+        text = f"not denied: {seen}; try again with `harness doctor --attack`"
         return Check("self-attack", False, text, Cost.NO_PASS)
     return Check("self-attack", True, f"{outcome['denied']} attacks from inside the sandbox were denied", Cost.NO_PASS)
 

@@ -1425,7 +1425,21 @@ def signals() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
 
 
 def outcome(attempt: Callable[[], object]) -> str:
-    """What became of an attack, tried in a process of its own."""
+    """What became of an attack, tried in a process of its own; one that does not end in time is tried once more."""
+    said, how, late = _tried(attempt)
+    if late and not said:
+        said, how, late = _tried(attempt)
+    if said:
+        return said
+    if os.WIFSIGNALED(how) and os.WTERMSIG(how) in (signal.SIGSYS, signal.SIGSEGV):  # SIGSEGV: there is no such gate
+        return f"denied: killed by {signal.Signals(os.WTERMSIG(how)).name}"
+    if late:
+        return f"HOLE: it was neither denied nor did it end in {ATTACK_SECONDS} s, twice"
+    return f"HOLE: it said nothing, and its process ended with status {how:#x}"
+
+
+def _tried(attempt: Callable[[], object]) -> tuple[str, int, bool]:
+    """What the process of one try said, its status as waitpid gives it, and whether it ran out of time."""
     readable, writable = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -1433,7 +1447,7 @@ def outcome(attempt: Callable[[], object]) -> str:
         os.write(writable, _verdict(attempt).encode(errors="replace")[:4000])
         os._exit(0)
     os.close(writable)
-    said = b""
+    said, late = b"", False
     deadline = time.monotonic() + ATTACK_SECONDS + 1
     while select.select([readable], [], [], max(0.0, deadline - time.monotonic()))[0]:
         piece = os.read(readable, 4096)
@@ -1441,14 +1455,11 @@ def outcome(attempt: Callable[[], object]) -> str:
             break
         said += piece
     else:
+        late = True
         os.kill(pid, signal.SIGKILL)
     os.close(readable)
     _, how = os.waitpid(pid, 0)
-    if said:
-        return said.decode()
-    if os.WIFSIGNALED(how) and os.WTERMSIG(how) in (signal.SIGSYS, signal.SIGSEGV):  # SIGSEGV: there is no such gate
-        return f"denied: killed by {signal.Signals(os.WTERMSIG(how)).name}"
-    return "HOLE: it was neither denied nor did it end"
+    return said.decode(), how, late or (os.WIFSIGNALED(how) and os.WTERMSIG(how) == signal.SIGALRM)
 
 
 def _verdict(attempt: Callable[[], object]) -> str:

@@ -462,6 +462,24 @@ def test_only_a_refusal_counts_as_denied(attempt, monkeypatch):
     assert probe.outcome(attempt).startswith("HOLE: ")
 
 
+def test_an_attack_that_did_not_end_in_time_is_tried_once_more(monkeypatch, tmp_path):
+    """A machine that stood still for seconds has not let anything through."""
+    monkeypatch.setattr(probe, "ATTACK_SECONDS", 1)
+    tries = tmp_path / "tries"
+
+    def slow(until: int) -> None:
+        with tries.open("a") as file:
+            file.write("x")
+        if len(tries.read_text()) < until:
+            time.sleep(60)
+        raise probe.Denied("a wall")
+
+    assert probe.outcome(lambda: slow(2)) == "denied: a wall"
+    tries.unlink()
+    assert probe.outcome(lambda: slow(9)) == "HOLE: it was neither denied nor did it end in 1 s, twice"
+    assert tries.read_text() == "xx"
+
+
 def test_call_numbers_agree_with_the_filters():
     """Two tables, written independently, because the probe tries the filter."""
     assert {name: seccomp._NUMBERS[name] for name in probe.NUMBERS if name in seccomp._NUMBERS} == {

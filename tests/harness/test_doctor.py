@@ -161,3 +161,14 @@ def test_a_self_test_that_did_not_finish_is_tried_again_and_not_kept(monkeypatch
     assert not check.ok
     assert "too slow" in check.detail
     assert not (tmp_path / "attacks").exists()
+
+
+def test_what_was_not_denied_is_kept_with_what_happened(monkeypatch, tmp_path):
+    """Only its name would leave nobody able to tell a hole from a machine that stood still."""
+    results = [AttackResult("read", True, "no"), AttackResult("write", False, "/a: made a file")]
+    monkeypatch.setattr(doctor, "run_attacks", lambda sandbox, directory: results)
+    monkeypatch.setattr(doctor, "_attack_file", lambda sandbox: tmp_path / "attacks")
+    for _ in range(2):  # as it is tried, and as it was kept
+        check = doctor._check_attacks(None)
+        assert not check.ok
+        assert "write (/a: made a file)" in check.detail
