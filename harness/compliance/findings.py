@@ -45,7 +45,8 @@ class Check:
 @dataclass(frozen=True)
 class Source:
     """Python text with a name. path: of the file, relative to what was checked, with forward slashes. layers: how the
-    text was unpacked from that file ("lzma", "base85", ...), outermost first; line numbers are those of the text.
+    text was unpacked from that file ("lzma", "base85", ...), outermost first, and the paths of the files that it is
+    written to when that runs; line numbers are those of the text.
     """
 
     path: str
@@ -56,6 +57,11 @@ class Source:
     def name(self) -> str:
         """For people: the path, and the layers behind exclamation marks."""
         return "!".join((self.path, *self.layers))
+
+    @property
+    def file(self) -> str:
+        """The path of the file that it is when it runs: one that was written, or that it comes from."""
+        return next((layer for layer in reversed(self.layers) if layer.endswith((".py", ".pyw"))), self.path)
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,8 @@ class TargetFile:
 class Run:
     """entry: what is started. environment: variables that the command sets, and WORLD_SIZE. unknown: names of variables
     that it sets to something that cannot be read from it. expanded: names of variables that its script itself makes use
-    of. where: the file that documents it, or nothing. imported: the entry is not started, but imported by a path that a
-    program makes."""
+    of, or that a program sets before it starts the entry. where: the file that documents it, or nothing. imported: the
+    entry is not started, but imported by a path that a program makes."""
 
     entry: Source
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -317,6 +317,7 @@ MODULE_LOADERS = {  # -> which argument says what is loaded
     "importlib.util.module_from_spec": (0, "spec"),
     "importlib.import_module": (0, "name"),
 }
+RUNNERS = ("builtins.exec", "runpy.", "subprocess.", "os.system", "os.popen", "os.exec", "os.spawn", "os.posix_spawn")
 PATH_METHODS = frozenset({"resolve", "absolute", "expanduser", "as_posix"})  # of pathlib.Path, folded to its text
 WRAPPERS = frozenset(
     {  # calls that give back their first argument, as far as calling it goes
@@ -500,7 +501,7 @@ class Program:
             _Indexer(self, module).index()
         self.entry = next(iter(self.modules.values()))
         for module in self.modules.values():
-            module.runs_as_main = module.source.path == entry.path
+            module.runs_as_main = module.source.path == entry.path and module.source.file == entry.file
         self._name_packed()
         self._writes = Writes(self, UNKNOWN, self._items, self._augmented)
         if self._writes.prepare():
@@ -510,18 +511,23 @@ class Program:
 
     def _name_packed(self) -> None:
         """What is packed in a file is what other modules import by the file's name, if the file itself defines
-        nothing."""
+        nothing. What is written to a file is imported by the name of that file."""
         packed: dict[str, list[Module]] = {}
         for module in self.modules.values():
             if module.source.layers:
-                packed.setdefault(module_name(Source(module.source.path, "")), []).append(module)
+                packed.setdefault(module_name(Source(module.source.file, "")), []).append(module)
         for name, layers in packed.items():
             file = self.modules.get(name)
             deepest = max(len(one.source.layers) for one in layers)
             inner = [one for one in layers if _defines(one)]
             inner = inner or [one for one in layers if len(one.source.layers) == deepest]
-            if len(inner) == 1 and file is not None and not _defines(file):
-                only = inner[0]
+            if len(inner) != 1:
+                continue
+            (only,) = inner
+            if file is None:
+                del self.modules[only.name]
+                self.modules[name], only.name = only, name
+            elif not _defines(file):
                 self.modules[name], self.modules[only.name] = only, file
                 file.name, only.name = only.name, name
 
@@ -1183,7 +1189,7 @@ class Program:
     def _builtin(self, name: str, scope: Scope) -> str | External:
         if name == "__name__":
             return "__main__" if scope.module.runs_as_main else scope.module.name
-        return scope.module.source.path if name == "__file__" else External(f"builtins.{name}")
+        return scope.module.source.file if name == "__file__" else External(f"builtins.{name}")
 
     def _bound(self, binding: Binding, name: str, home: Scope) -> Iterable:
         kind = binding.kind
@@ -2043,7 +2049,7 @@ class Program:
         names = {posixpath.basename(text) for text in texts} | {f"{text}.py" for text in texts}
         found = [value for value in values if isinstance(value, Module)]
         for module in self.modules.values() if names else ():
-            if posixpath.basename(module.source.path) in names and module is not scope.module:
+            if posixpath.basename(module.source.file) in names and module is not scope.module:
                 found.append(module)
         return found
 
@@ -2058,9 +2064,7 @@ class Program:
         if root is not call.func and not any(binding.kind == "import" for binding in bindings):
             return []
         name = self.external(call.func, scope)
-        if name is None or not name.startswith(
-            ("builtins.exec", "runpy.", "subprocess.", "os.", "importlib.", "builtins.__import__")
-        ):
+        if name is None or not name.startswith((*RUNNERS, "importlib.", "builtins.__import__")):
             return []
         if name in MODULE_LOADERS:
             return self.loaded_modules(name, call, scope)
@@ -2074,7 +2078,7 @@ class Program:
         words = {word for text in texts for word in text.split()}
         found = []
         for module in self.modules.values():
-            base = posixpath.basename(module.source.path)
+            base = posixpath.basename(module.source.file)
             imports = name.startswith(("importlib.", "builtins.__import__")) and base.removesuffix(".py") in words
             if module is not scope.module and (imports or any(posixpath.basename(word) == base for word in words)):
                 module.runs_as_main = not imports

@@ -106,7 +106,7 @@ def _restarts(program: Program) -> Iterator[Finding]:
 
 
 def _starts_itself(program: Program, call: ExternalCall) -> bool:
-    own = posixpath.basename(call.scope.module.source.path)
+    own = posixpath.basename(call.scope.module.source.file)
     words = command_words(program, call)
     if any(posixpath.basename(word) == own for word in words[:4]):
         return True

@@ -333,5 +333,5 @@ def _text(value: object) -> str | bytes:
 
 
 def _runs_known_file(program: Program, words: list[str]) -> bool:
-    names = {posixpath.basename(module.source.path) for module in program.modules.values()}
+    names = {posixpath.basename(module.source.file) for module in program.modules.values()}
     return any(posixpath.basename(word) in names for word in words)

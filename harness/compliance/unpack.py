@@ -1,9 +1,10 @@
 """Code that a script carries packed, or takes from a file beside it, found without executing anything.
 
 What reaches `exec`, `eval`, `runpy` or an import machinery is worked out by evaluating the expressions that lead there:
-constants, concatenations, slices, decoders and decompressors, files of the folder, assignments over several statements,
-functions of the script's own. The evaluator knows only what is listed here (`CALLS`, `METHODS`); everything else is
-unknown, with a reason, and code that stays unknown is a HOLD. Steps, layers and bytes are limited."""
+constants, concatenations, slices, decoders and decompressors, files of the folder and files that the script itself has
+written, assignments over several statements, functions of the script's own. The evaluator knows only what is listed
+here (`CALLS`, `METHODS`); everything else is unknown, with a reason, and code that stays unknown is a HOLD. Steps,
+layers and bytes are limited."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import binascii
 import bz2
 import codecs
 import contextlib
+import itertools
 import lzma
 import operator
 import posixpath
@@ -21,6 +23,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from harness.compliance.effects import Effects, Unsure, modules, shown_path, written_path
 from harness.compliance.findings import Finding, Place, Source, Status
 from harness.compliance.inputs import Run, Target
 from harness.compliance.parsing import Unreadable, children, decode, parse
@@ -32,6 +35,7 @@ COPY = 16  # copying a byte or a name costs one sixteenth of decoding it or work
 MAX_ITEMS = 1_000_000  # of a list
 MAX_STEPS = 200_000  # expressions that are evaluated for one file
 MAX_CALLS = 12  # of the script's own functions inside each other
+MAX_PARENTS = 20  # folders above a file
 MAX_INNER = 50  # pieces of code in one file
 
 # With none of these names a text executes nothing but what is in it as code.
@@ -60,12 +64,14 @@ class Unpacked:
 
 @dataclass(frozen=True)
 class Inner:
-    """Code that `by` executes at `line`. imported: it is a file, and becomes a module."""
+    """Code that `by` executes at `line`. imported: it is a file, and becomes a module. variables: of the environment,
+    that were set before; Unsure if to what is not known."""
 
     source: Source
     by: Source
     line: int
     imported: bool = False
+    variables: Mapping[str, object] = field(default_factory=dict)
 
 
 def unpack_target(target: Target) -> Unpacked:
@@ -92,9 +98,9 @@ def unpack_target(target: Target) -> Unpacked:
             executed.setdefault(inner.by.name, []).append(inner)
     runs = []
     for run in target.runs:
-        for entry, imported in _entries(run.entry.name, executed, shells).items():
+        for entry, (imported, variables) in _entries(run.entry.name, executed, shells).items():
             if entry in sources:
-                runs.append(replace(run, entry=sources[entry], imported=imported))
+                runs.append(_with_variables(replace(run, entry=sources[entry], imported=imported), variables))
     explained = frozenset((inner.by.name, inner.line) for inners in executed.values() for inner in inners)
     return Unpacked(tuple(sources.values()), tuple(runs), tuple(findings), explained)
 
@@ -108,17 +114,29 @@ def unpack(
     return result.sources, result.findings
 
 
-def _entries(name: str, executed: Mapping[str, list[Inner]], shells: set[str]) -> dict[str, bool]:
-    """The sources that are the program when `name` is started, and whether they are only imported: itself, unless all
-    it does is to execute others, and those."""
-    found = {name: False}
+def _entries(
+    name: str, executed: Mapping[str, list[Inner]], shells: set[str]
+) -> dict[str, tuple[bool, Mapping[str, object]]]:
+    """The sources that are the program when `name` is started: itself, unless all it does is to execute others, and
+    those. Whether they are only imported, and the variables that were set before."""
+    found: dict[str, tuple[bool, Mapping[str, object]]] = {name: (False, {})}
     waiting = [name]
     while waiting:
-        for inner in executed.get(waiting.pop(0), ()):
+        by = waiting.pop(0)
+        for inner in executed.get(by, ()):
             if inner.source.name not in found:
                 waiting.append(inner.source.name)
-            found[inner.source.name] = found.get(inner.source.name, True) and inner.imported
-    return {source: imported for source, imported in found.items() if source not in shells}
+            imported, variables = found.get(inner.source.name, (True, {**found[by][1], **inner.variables}))
+            found[inner.source.name] = imported and inner.imported, variables
+    return {source: how for source, how in found.items() if source not in shells}
+
+
+def _with_variables(run: Run, variables: Mapping[str, object]) -> Run:
+    """A run whose environment was changed by what started it; nobody claims by that that they have an effect."""
+    known = {name: value for name, value in variables.items() if isinstance(value, str)}
+    left = {name: value for name, value in run.environment.items() if name not in variables}
+    unknown = (run.unknown | variables.keys()) - known.keys()
+    return replace(run, environment={**left, **known}, unknown=unknown, expanded=run.expanded | variables.keys())
 
 
 @dataclass
@@ -131,9 +149,10 @@ class _Result:
 
 def _unpack(source: Source, read: Callable[[str], bytes | None], environment: Mapping[str, object]) -> _Result:
     result = _Result()
-    budget = _Budget()
+    budget, effects = _Budget(), Effects()
     waiting: list[tuple[Source, dict | None]] = [(source, None)]
-    names = {source.name}
+    names = {source.name: source.text}
+    written: dict[str, Source] = {}  # by path
     while waiting:
         current, scope = waiting.pop(0)
         try:
@@ -146,7 +165,8 @@ def _unpack(source: Source, read: Callable[[str], bytes | None], environment: Ma
         result.sources.append(current)
         if SUSPECTS.isdisjoint(parsed.names):
             continue
-        evaluator = _Evaluator(current, read, environment, budget)
+        path = next((path for path, one in written.items() if one.name == current.name), current.path)
+        evaluator = _Evaluator(current, path, read, environment, budget, effects)
         try:
             ended = evaluator.run(parsed.tree, scope)
         except RecursionError:
@@ -155,13 +175,13 @@ def _unpack(source: Source, read: Callable[[str], bytes | None], environment: Ma
             continue
         only_shell = _is_shell(parsed.tree, evaluator)
         for sink in evaluator.sinks:
-            inner = _inner(current, sink, names)
+            inner = _inner(current, sink, names, written)
             if isinstance(inner, Finding):
                 result.findings.append(inner)
                 only_shell = False
                 continue
             imported = sink.what == IMPORT and not inner.layers
-            result.inners.append(Inner(inner, current, sink.line, imported))
+            result.inners.append(Inner(inner, current, sink.line, imported, sink.variables))
             if inner.name in names:
                 continue
             if len(inner.layers) > MAX_LAYERS or len(names) > MAX_INNER:
@@ -169,9 +189,14 @@ def _unpack(source: Source, read: Callable[[str], bytes | None], environment: Ma
                 message = f"code is packed in more than {MAX_LAYERS} layers or {MAX_INNER} pieces"
                 result.findings.append(Finding("hidden-code", Status.HOLD, message, (place,)))
                 break
-            names.add(inner.name)
+            names[inner.name] = inner.text
             if inner.layers:  # a file of its own is read and unpacked as such
                 waiting.append((inner, ended if sink.shares_scope else None))
+        for path in modules(effects.files):
+            inner = _inner(current, _Sink(IMPORT, 1, 1, evaluator.contents(path), False, path), names, written)
+            if isinstance(inner, Source) and inner.layers and inner.name not in names and len(names) <= MAX_INNER:
+                names[inner.name] = inner.text
+                waiting.append((inner, None))
         if only_shell and evaluator.sinks:
             result.shells.add(current.name)
         if budget.steps <= 0 and not any(finding.check == "hidden-code" for finding in result.findings):
@@ -180,8 +205,9 @@ def _unpack(source: Source, read: Callable[[str], bytes | None], environment: Ma
     return result
 
 
-def _inner(source: Source, sink: _Sink, names: set[str]) -> Source | Finding:
-    """The code that a sink executes as a source, or why there is none."""
+def _inner(source: Source, sink: _Sink, names: Mapping[str, str], written: dict[str, Source]) -> Source | Finding:
+    """The code that a sink executes as a source, or why there is none. names: the text of each source by its name;
+    written: the sources that are files which a script writes, by path; one that is new is added."""
     place = Place(source, sink.line, sink.column, "executed here")
     value = sink.value
     if isinstance(value, _Unknown):
@@ -203,31 +229,50 @@ def _inner(source: Source, sink: _Sink, names: set[str]) -> Source | Finding:
         (*source.layers, *(layers or (sink.what,))) if (path or source.path) == source.path else (layers or ("text",))
     )
     found = Source(path or source.path, str(value).removeprefix("\ufeff"), layers)
+    if sink.path in written and written[sink.path].text == found.text:
+        return written[sink.path]
     number = 2
-    while found.name in names:  # another piece, packed in the same way
+    while names.get(found.name, found.text) != found.text:  # another piece, packed in the same way
         found = Source(found.path, found.text, (*layers[:-1], f"{layers[-1]} {number}"))
         number += 1
+    if sink.path:
+        written.setdefault(sink.path, found)
     return found
+
+
+PREPARING = frozenset(  # methods and functions that a script calls to write files and to set variables and paths
+    (
+        *("write", "writelines", "write_text", "write_bytes", "close", "flush", "mkdir", "makedirs", "chmod", "flock"),
+        *("insert", "append", "update", "setdefault", "register", "copy", "copyfile", "replace", "rename", "move"),
+        *("unlink", "remove", "rmtree", "rmdir", "cleanup", "touch", "fsync", "fchmod"),
+    )
+)
 
 
 def _is_shell(tree: ast.Module, evaluator: _Evaluator) -> bool:
     """Whether a module does nothing but prepare and execute code from elsewhere: it defines nothing, and every
-    statement is an import, an assignment, or the execution."""
+    statement is an import, an assignment, what writes that code to files, or the execution."""
     lines = {sink.line for sink in evaluator.sinks}
-    for statement in tree.body:
-        known = isinstance(
-            statement, ast.Import | ast.ImportFrom | ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Pass
-        )
-        constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-        last = getattr(statement, "end_lineno", 0) or 0
-        executes = isinstance(statement, ast.Expr | ast.With | ast.If) and any(
-            statement.lineno <= line <= last for line in lines
-        )
-        if isinstance(statement, ast.With | ast.If) and executes:
-            executes = all(isinstance(inner, ast.Expr | ast.Assign) for inner in statement.body)
-        if not (known or constant or executes):
-            return False
-    return True
+    return all(_prepares(statement, lines) for statement in tree.body)
+
+
+def _prepares(statement: ast.stmt, lines: set[int]) -> bool:
+    match statement:
+        case ast.Import() | ast.ImportFrom() | ast.Assign() | ast.AugAssign() | ast.AnnAssign() | ast.Pass():
+            return True
+        case ast.With() | ast.If() | ast.For() | ast.Try():
+            inner = [one for field in ("body", "orelse", "finalbody") for one in getattr(statement, field, ())]
+            inner += [one for handler in getattr(statement, "handlers", ()) for one in handler.body]
+            return all(_prepares(one, lines) for one in inner)
+        case ast.Expr(value=ast.Constant()):
+            return True
+        case ast.Expr(value=ast.Call(func=function)):
+            called = function.attr if isinstance(function, ast.Attribute) else ""
+            last = statement.end_lineno or statement.lineno
+            return called in PREPARING or any(statement.lineno <= line <= last for line in lines)
+    return isinstance(statement, ast.Expr) and any(
+        statement.lineno <= line <= (statement.end_lineno or 0) for line in lines
+    )
 
 
 # Values that are no Python constants.
@@ -289,6 +334,14 @@ class _Path:
 class _File:
     path: str
     binary: bool
+    writes: bool = False
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """What tempfile.TemporaryDirectory() gives."""
+
+    path: str
 
 
 @dataclass(frozen=True)
@@ -321,6 +374,8 @@ class _Sink:
     column: int
     value: object
     shares_scope: bool
+    path: str = ""  # of a written file that it is in
+    variables: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass
@@ -348,11 +403,16 @@ class _Evaluator:
     def __init__(
         self,
         source: Source,
+        path: str,
         read: Callable[[str], bytes | None],
         environment: Mapping[str, object],
         budget: _Budget,
+        effects: Effects,
     ) -> None:
         self.source = source
+        self.script = path  # where it is when it runs
+        self.effects = effects
+        self.read_back: dict[str, tuple[str, object]] = {}  # path and content of written files, by how they are shown
         self.read_file = read
         self.environment = environment
         self.budget = budget
@@ -365,7 +425,7 @@ class _Evaluator:
     def run(self, tree: ast.Module, scope: dict | None) -> dict:
         """Evaluate a module, then the functions that nothing called; returns its names."""
         names = self.copied(scope or {})
-        names["__file__"] = self.source.path
+        names["__file__"] = self.script
         names.setdefault("__name__", "__main__")
         names["__doc__"] = ast.get_docstring(tree, clean=False)
         self.guarded(tree.body, names)
@@ -375,6 +435,11 @@ class _Evaluator:
                 for argument in _arguments(node.args):
                     inside[argument.arg] = _Unknown(f"it depends on the argument {argument.arg!r} of {node.name}()")
                 self.body_of(node, inside)
+        for path, held in self.read_back.values():
+            if self.effects.files.get(path) != held:
+                for sink in self.sinks:
+                    if sink.path == path:
+                        sink.value = _Unknown(f"{shown_path(path)[:100]!r} is written more than once")
         return names
 
     def body_of(self, node: ast.FunctionDef | ast.AsyncFunctionDef, scope: dict) -> object:
@@ -384,6 +449,18 @@ class _Evaluator:
         except _Return as returned:
             return returned.value
         return None
+
+    def state(self) -> tuple[dict, dict]:
+        """What has been written and set so far."""
+        self.budget.steps -= (len(self.effects.files) + len(self.effects.variables)) // COPY
+        return self.effects.state()
+
+    def aside(self, node: ast.expr, scope: dict) -> object:
+        """An expression that is not evaluated here for certain: what it writes is left out, what it executes is not."""
+        before = self.state()
+        value = self.value(node, scope)
+        self.effects.back_to(before)
+        return value
 
     def copied(self, scope: dict) -> dict:
         """Names for what may not change those outside; none when there are no steps left."""
@@ -446,14 +523,21 @@ class _Evaluator:
                     self.statements(node.body + node.orelse, scope)
                 except _Return as caught:
                     returned = caught
+                after = self.state()
+                states = [after]
                 for handler in node.handlers:
                     self.guarded(handler.body, self.copied(before))
+                    states.append(self.state())
+                    self.effects.back_to(after)
+                self.effects.merge(states, after)
                 self.statements(node.finalbody, scope)
                 if returned is not None:
                     raise returned
             case ast.With() | ast.AsyncWith():
                 for item in node.items:
                     value = self.value(item.context_expr, scope)
+                    if isinstance(value, _Folder):
+                        value = value.path
                     if item.optional_vars is not None:
                         self.assign(item.optional_vars, value, scope)
                 self.statements(node.body, scope)
@@ -461,9 +545,7 @@ class _Evaluator:
                 self.loop(node, scope)
             case ast.While():
                 self.value(node.test, scope)
-                self.forget(node.body, scope, "a loop changes it")
-                self.branches([node.body, node.orelse], scope)
-                self.forget(node.body, scope, "a loop changes it")
+                self.repeated(node, scope)
             case ast.Match():
                 self.value(node.subject, scope)
                 self.branches([case.body for case in node.cases], scope)
@@ -483,14 +565,17 @@ class _Evaluator:
 
     def branches(self, bodies: list[list[ast.stmt]], scope: dict) -> None:
         """Each body on its own; what they leave different is unknown."""
-        ends = []
+        ends, before, states = [], self.state(), []
         for body in bodies:
             end = self.copied(scope)
             try:
                 self.statements(body, end)
+                ends.append(end)
             except _Return:
-                continue
-            ends.append(end)
+                pass
+            states.append(self.state())
+            self.effects.back_to(before)
+        self.effects.merge(states, before)
         if not ends:
             raise _Return(_Unknown("it depends on a condition"))
         first, *others = ends
@@ -517,9 +602,15 @@ class _Evaluator:
                 self.statements(node.orelse, scope)
                 return
         self.assign(node.target, items if isinstance(items, _Unknown) else UNSEEN, scope)
+        self.repeated(node, scope)
+
+    def repeated(self, node: ast.For | ast.AsyncFor | ast.While, scope: dict) -> None:
+        """The body of a loop that runs nobody knows how often."""
+        before = self.state()
         self.forget(node.body, scope, "a loop changes it")
         self.branches([node.body, node.orelse], scope)
         self.forget(node.body, scope, "a loop changes it")
+        self.effects.unsure_since(before, "a loop changes it")
 
     def forget(self, body: list[ast.stmt], scope: dict, reason: str) -> None:
         for statement in body:
@@ -542,12 +633,35 @@ class _Evaluator:
             case ast.Subscript() if isinstance(target.value, ast.Name):
                 owner = scope.get(target.value.id)
                 key = self.value(target.slice, scope)
-                if isinstance(owner, dict) and isinstance(key, str | int | bytes):
+                if _is_environment(owner):
+                    self.set_variable(key, value)
+                elif isinstance(owner, dict) and isinstance(key, str | int | bytes):
                     scope[target.value.id] = {**owner, key: value}
-                elif isinstance(owner, list | bytearray | dict):
-                    scope[target.value.id] = _Unknown("it is changed in place")
+                else:
+                    self.stored_elsewhere(value)
+                    if isinstance(owner, list | bytearray | dict):
+                        scope[target.value.id] = _Unknown("it is changed in place")
             case _:
+                if isinstance(target, ast.Subscript) and _is_environment(self.value(target.value, scope)):
+                    self.set_variable(self.value(target.slice, scope), value)
+                    return
+                self.stored_elsewhere(value)
                 self.visit_children(target, scope)
+
+    def stored_elsewhere(self, value: object) -> None:
+        """A file that is kept where nobody sees what is written to it."""
+        if isinstance(value, _File) and value.writes:
+            self.effects.write(self.written(value.path), Unsure("it is written by other code"))
+
+    def set_variable(self, name: object, value: object) -> None:
+        if isinstance(name, str):
+            known = isinstance(value, str)
+            self.effects.variables[str(name)] = str(value) if known else Unsure("it is set to what is not known")
+
+    def variable(self, name: str, default: object) -> object:
+        """A variable of the environment."""
+        value = self.effects.variables.get(name, self.environment.get(name, default))
+        return _Unknown(value.reason) if isinstance(value, Unsure) else value
 
     # Expressions
 
@@ -603,19 +717,21 @@ class _Evaluator:
                 operand = self.known(self.value(node.operand, scope))
                 return UNARY[type(node.op)](operand)
             case ast.BoolOp():
-                values = [self.value(value, scope) for value in node.values]
-                for value in values[:-1]:
-                    if bool(self.known(value)) == isinstance(node.op, ast.Or):
-                        return value
-                return values[-1]
+                return self.choice_of(node, scope)
             case ast.Compare():
                 return self.compare(node, scope)
             case ast.IfExp():
                 test = self.value(node.test, scope)
-                yes, no = self.value(node.body, scope), self.value(node.orelse, scope)
                 if isinstance(test, bool | int | str | bytes | None):
-                    return yes if test else no
-                return yes if _equal(yes, no) else _Unknown("it depends on a condition")
+                    self.aside(node.orelse if test else node.body, scope)
+                    return self.value(node.body if test else node.orelse, scope)
+                before, values, states = self.state(), [], []
+                for branch in (node.body, node.orelse):
+                    values.append(self.value(branch, scope))
+                    states.append(self.state())
+                    self.effects.back_to(before)
+                self.effects.merge(states, before)
+                return values[0] if _equal(*values) else _Unknown("it depends on a condition")
             case ast.NamedExpr():
                 value = self.value(node.value, scope)
                 self.assign(node.target, value, scope)
@@ -642,7 +758,7 @@ class _Evaluator:
             case ast.Attribute():
                 return self.attribute(self.value(node.value, scope), node.attr)
             case ast.Lambda():
-                self.value(node.body, self.copied(scope) | {argument.arg: UNSEEN for argument in _arguments(node.args)})
+                self.aside(node.body, self.copied(scope) | {argument.arg: UNSEEN for argument in _arguments(node.args)})
                 return _Own(node, scope)
             case ast.ListComp() | ast.GeneratorExp():
                 return self.comprehension(node, scope)
@@ -652,6 +768,23 @@ class _Evaluator:
                 return self.value(node.value, scope)
         self.visit_children(node, scope)
         return _Unknown(f"the text does not say what line {getattr(node, 'lineno', 0)} gives")
+
+    def choice_of(self, node: ast.BoolOp, scope: dict) -> object:
+        """What `and` and `or` give. Those values that are not evaluated leave nothing behind."""
+        *others, last = node.values
+        for position, one in enumerate(others):
+            value = self.value(one, scope)
+            if isinstance(value, _Unknown):
+                before = self.state()
+                for rest in node.values[position + 1 :]:
+                    self.value(rest, scope)
+                self.effects.merge([before, self.state()], before)
+                return value
+            if bool(value) == isinstance(node.op, ast.Or):
+                for rest in node.values[position + 1 :]:
+                    self.aside(rest, scope)
+                return value
+        return self.value(last, scope)
 
     def visit_children(self, node: ast.AST, scope: dict) -> None:
         for child in ast.iter_child_nodes(node):
@@ -721,12 +854,12 @@ class _Evaluator:
             if owner.name in ("globals()", "locals()", "vars()"):
                 return scope.get(key, _Named("builtins") if key == "__builtins__" else UNSEEN)
             if owner.name == "os.environ":
-                return self.environment.get(key, _Unknown(f"it is the environment variable {key}"))
+                return self.variable(key, _Unknown(f"it is the environment variable {key}"))
             if owner.name == "sys.argv":
                 return UNSEEN
             return _named(f"{owner.name}.{key}")  # vars(module)["name"]
         if isinstance(owner, _Named) and owner.name == "sys.argv" and key == 0:
-            return self.source.path
+            return self.script
         if not isinstance(owner, str | bytes | list | tuple | dict):
             raise _Stop("it is a part of what is not known")
         found = owner[key]
@@ -740,11 +873,15 @@ class _Evaluator:
             return _named(f"{owner.name}.{name}")
         if isinstance(owner, _Path):
             if name == "parent":
-                return _Path(posixpath.dirname(owner.path))
+                return _Path(_parent(owner.path))
+            if name == "parents":
+                return [_Path(path) for path in itertools.islice(_parents(owner.path), MAX_PARENTS)]
             if name == "name":
                 return posixpath.basename(owner.path)
         if isinstance(owner, _Loader) and name == "loader":
             return owner
+        if isinstance(owner, _File | _Folder) and name == "name":
+            return owner.path
         return _Method(owner, name)
 
     def comprehension(self, node: ast.ListComp | ast.GeneratorExp, scope: dict) -> object:
@@ -755,7 +892,9 @@ class _Evaluator:
         if not plain or len(items) > MAX_ITEMS:
             for generator in node.generators:
                 self.assign(generator.target, UNSEEN, inside)
+            before = self.state()
             self.value(node.elt, inside)
+            self.effects.unsure_since(before, "a loop changes it")
             raise _Stop(items.reason if isinstance(items, _Unknown) else "it is made item by item")
         made = []
         for item in items:
@@ -783,11 +922,36 @@ class _Evaluator:
                 keywords.update(extra if isinstance(extra, dict) else {})
         if isinstance(function, _Own):
             return self.own(function, arguments, keywords)
+        try:
+            if isinstance(function, _Method):
+                return self.method(node, function, arguments, keywords)
+            if isinstance(function, _Named):
+                return self.named(node, function.name, arguments, keywords, scope)
+        except _Stop:
+            self.given_away(function, [*arguments, *keywords.values()])
+            raise
+        self.given_away(function, [*arguments, *keywords.values()])
+        if getattr(node.func, "attr", "") in WRITES:
+            self.effects.doubt("something is written to a file that is not known")
+        raise _Stop(function.reason if isinstance(function, _Unknown) else "what is called is not known")
+
+    def given_away(self, function: object, arguments: list) -> None:
+        """Files that were written, given to what may write something else into them."""
+        if not self.effects.files:
+            return
         if isinstance(function, _Method):
-            return self.method(node, function, arguments, keywords)
-        if not isinstance(function, _Named):
-            raise _Stop(function.reason if isinstance(function, _Unknown) else "what is called is not known")
-        return self.named(node, function.name, arguments, keywords, scope)
+            arguments = [function.owner, *arguments]
+        called = function.name if isinstance(function, _Named | _Method) else "what is called"
+        for value in arguments:
+            is_open = isinstance(value, _File) and value.writes
+            if isinstance(function, _Named) and called.startswith(HARMLESS_TO_OPEN if is_open else HARMLESS):
+                continue
+            path = value.path if isinstance(value, _File | _Path) else value
+            if isinstance(path, str) and (name := self.written(path)) in self.effects.files:
+                self.effects.write(name, Unsure(f"{called}() may write to it"))
+
+    def written(self, path: str) -> str:
+        return written_path(path, self.source.path)
 
     def own(self, function: _Own, arguments: list, keywords: dict) -> object:
         """A call of a function of the script's own."""
@@ -813,11 +977,15 @@ class _Evaluator:
             self.depth -= 1
 
     def sink(self, node: ast.Call, what: str, value: object, shares_scope: bool) -> None:
-        sink = _Sink(what, node.lineno, node.col_offset + 1, value, shares_scope)
+        layers = _origin(value.text if isinstance(value, _Code) else value)[1]
+        path = self.read_back[layers[-1]][0] if layers and layers[-1] in self.read_back else ""
+        variables = dict(self.effects.variables)
+        sink = _Sink(what, node.lineno, node.col_offset + 1, value, shares_scope, path, variables)
         if len(self.sinks) > 2 * MAX_INNER:
             return  # more than are looked at
         for other in self.sinks:
-            if (other.line, other.column) == (sink.line, sink.column) and _equal(other.value, value):
+            met = (other.line, other.column) == (sink.line, sink.column)
+            if met and (_equal(other.value, value) or all(isinstance(one.value, _Unknown) for one in (other, sink))):
                 return  # met again, in a loop or another call
         self.sinks.append(sink)
 
@@ -839,7 +1007,7 @@ class _Evaluator:
                 return UNSEEN
             case "runpy.run_module" | "runpy._run_module_as_main":
                 path = str(self.known(first)).replace(".", "/") + ".py"
-                if self.file(path) is None:
+                if self.file(path) is None and self.effects.file(self.written(path)) is None:
                     first = _Unknown(f"there is no module {str(first)[:60]!r} in the folder")
                 else:
                     first = self.contents(path)
@@ -875,12 +1043,34 @@ class _Evaluator:
             case "builtins.globals" | "builtins.locals" | "builtins.vars":
                 return _Named(f"{name.rpartition('.')[2]}()")
             case "builtins.open" | "io.open" | "codecs.open":
-                mode = arguments[1] if len(arguments) > 1 else keywords.get("mode", "r")
-                return _File(self.path(first), isinstance(mode, str) and "b" in mode)
+                return self.opened(first, arguments[1] if len(arguments) > 1 else keywords.get("mode", "r"))
+            case "os.fdopen" if isinstance(first, _File):
+                return first
+            case "os.write" if isinstance(first, _File) and len(arguments) == 2:
+                return self.write(first, arguments[1])
+            case "shutil.copy" | "shutil.copyfile" | "shutil.copy2" | "shutil.move" | "os.replace" | "os.rename":
+                if len(arguments) == 2:
+                    self.write(_File(self.path(arguments[1]), True), self.contents(first, True), whole=True)
+                    return UNSEEN
+            case "tempfile.gettempdir":
+                return "/tmp"
+            case "tempfile.mkdtemp" | "tempfile.mktemp":
+                return self.effects.folder()
+            case "tempfile.TemporaryDirectory":
+                return _Folder(self.effects.folder())
+            case "tempfile.NamedTemporaryFile":
+                mode = arguments[0] if arguments else keywords.get("mode", "w+b")
+                suffix = keywords.get("suffix")
+                return self.opened(f"{self.effects.folder()}/file{suffix if isinstance(suffix, str) else ''}", mode)
+            case "tempfile.mkstemp":
+                suffix = keywords.get("suffix", first)
+                file = self.opened(f"{self.effects.folder()}/file{suffix if isinstance(suffix, str) else ''}", "wb")
+                return (file, file.path)
+            case "os.environ.update" | "os.environ.setdefault" | "os.putenv" | "os.environ.pop":
+                return self.change_variables(name.rpartition(".")[2], arguments, keywords)
             case "os.environ.get" | "os.getenv":
                 if isinstance(first, str):
-                    default = arguments[1] if len(arguments) > 1 else keywords.get("default")
-                    return self.environment.get(first, default)
+                    return self.variable(first, arguments[1] if len(arguments) > 1 else keywords.get("default"))
             case "os.path.join" | "posixpath.join":
                 return posixpath.join(*(self.path(argument) for argument in arguments))
             case "os.path.dirname" | "os.path.basename" | "posixpath.dirname":
@@ -918,7 +1108,14 @@ class _Evaluator:
     def method(self, node: ast.Call, method: _Method, arguments: list, keywords: dict) -> object:
         owner, name = method.owner, method.name
         if isinstance(owner, _File):
-            if name in ("read", "readlines", "read1") and not arguments:
+            if owner.writes:
+                if name in ("write", "writelines") and len(arguments) == 1:
+                    for one in arguments[0] if name == "writelines" and isinstance(arguments[0], list) else arguments:
+                        self.write(owner, one)
+                    return UNSEEN
+                if name in ("close", "flush", "fileno"):
+                    return owner
+            elif name in ("read", "readlines", "read1") and not arguments:
                 data = self.contents(owner.path, owner.binary)
                 return data if name != "readlines" else self.known(data).splitlines(keepends=True)
             raise _Stop(f"it is a part of the file {owner.path!r}")
@@ -926,9 +1123,12 @@ class _Evaluator:
             match name:
                 case "read_text" | "read_bytes":
                     return self.contents(owner.path, name == "read_bytes")
+                case "write_text" | "write_bytes" if arguments:
+                    return self.write(_File(owner.path, name == "write_bytes"), arguments[0], whole=True)
                 case "open":
-                    mode = arguments[0] if arguments else keywords.get("mode", "r")
-                    return _File(owner.path, isinstance(mode, str) and "b" in mode)
+                    return self.opened(owner, arguments[0] if arguments else keywords.get("mode", "r"))
+                case "exists" | "is_file" | "stat" | "chmod" | "unlink":
+                    return UNSEEN
                 case "resolve" | "absolute" | "expanduser":
                     return owner
                 case "joinpath":
@@ -942,6 +1142,8 @@ class _Evaluator:
             raise _Stop(f"it comes from the method {name}() of a path")
         if isinstance(owner, dict) and name == "get" and arguments:
             return owner.get(self.known(arguments[0]), arguments[1] if len(arguments) > 1 else None)
+        if isinstance(owner, dict) and name in ("items", "keys", "values") and not arguments:
+            return list(getattr(owner, name)())
         if isinstance(owner, list) and name in ("append", "extend") and len(arguments) == 1:
             added = arguments[0]
             if name == "append":
@@ -968,8 +1170,9 @@ class _Evaluator:
                     raise _Stop(f"it is encoded as {encoding[:40]!r}")
             if "split" in name and len(owner) > MAX_ITEMS:
                 raise _Stop("it is split into too many pieces")
-            made = getattr(owner, name)(*arguments, **keywords)
-            return _marked(self.bounded(made, COPY), _origin(owner))
+            made = self.bounded(getattr(owner, name)(*arguments, **keywords), COPY)
+            origin = _origin(owner)
+            return [_marked(one, origin) for one in made] if isinstance(made, list) else _marked(made, origin)
         if isinstance(owner, _Decompressor) and name == "decompress":
             data = self.known(arguments[0])
             made = self.bounded(owner.function(data))
@@ -988,6 +1191,45 @@ class _Evaluator:
             return str(value)
         raise _Stop("a file name is not known")
 
+    def opened(self, value: object, mode: object) -> _File:
+        """A file that is opened to be read or written."""
+        path, binary = self.path(value), isinstance(mode, str) and "b" in mode
+        if not isinstance(mode, str) or mode.strip("rbtU") == "":
+            return _File(path, binary)
+        self.effects.opened(self.written(path), binary=binary, keep=not ("w" in mode or "x" in mode))
+        return _File(path, binary, writes=True)
+
+    def write(self, file: _File, content: object, *, whole: bool = False) -> object:
+        """Something is written to a file, after what is in it or instead of that."""
+        path = self.written(file.path)
+        before = (b"" if file.binary else "") if whole else self.effects.files.get(path)
+        if isinstance(content, bytearray):
+            content = bytes(content)
+        if isinstance(content, _Unknown):
+            content = Unsure(content.reason)
+        elif any(isinstance(before, kind) and isinstance(content, kind) for kind in (str, bytes)):
+            origin = _origin(before) if _origin(before) != ("", ()) else _origin(content)
+            content = _marked(self.bounded(before + content, COPY), origin)
+        else:
+            content = before if isinstance(before, Unsure) else Unsure("it is no text, or no bytes")
+        self.effects.write(path, content)
+        return UNSEEN
+
+    def change_variables(self, how: str, arguments: list, keywords: dict) -> object:
+        """os.environ.update(), setdefault() and pop(), os.putenv()."""
+        if how == "update":
+            given = arguments[0] if arguments and isinstance(arguments[0], dict) else {}
+            for name, value in {**given, **keywords}.items():
+                self.set_variable(name, value)
+            return UNSEEN
+        name = arguments[0] if arguments else UNSEEN
+        there = isinstance(name, str) and (name in self.effects.variables or name in self.environment)
+        if how == "pop" and there:
+            self.set_variable(name, UNSEEN)
+        elif how == "putenv" or (how == "setdefault" and not there):
+            self.set_variable(name, arguments[1] if len(arguments) > 1 else UNSEEN)
+        return self.variable(name, UNSEEN) if isinstance(name, str) else UNSEEN
+
     def file(self, path: str) -> tuple[str, bytes] | None:
         """The file of the folder that a path means, from the folder of the script or any folder above it."""
         path = posixpath.normpath(path.lstrip("/")) if path else ""
@@ -996,6 +1238,8 @@ class _Evaluator:
         for start in range(len(parts)):
             tail = "/".join(parts[start:])
             for candidate in dict.fromkeys((posixpath.join(here, tail), tail)):
+                if start and candidate == self.source.path:
+                    continue  # another folder's file of the same name
                 data = self.read_file(candidate)
                 if data is not None:
                     return candidate, data
@@ -1007,6 +1251,10 @@ class _Evaluator:
             return value
         try:
             path = self.path(value)
+            written = self.written(path)
+            held = self.effects.file(written)
+            if held is not None:
+                return self.from_written(written, held, binary)
             found = self.file(path)
         except _Stop as stop:
             return _Unknown(str(stop))
@@ -1022,6 +1270,37 @@ class _Evaluator:
             return _marked(decode(data), (name, ()))
         except Unreadable as error:
             return _Unknown(f"{name[:100]} {error}")
+
+    def from_written(self, path: str, held: object, binary: bool) -> object:
+        """What is read from a file that was written before."""
+        if isinstance(held, Unsure):
+            return _Unknown(held.reason)
+        shown = shown_path(path)
+        self.read_back[shown] = (path, held)
+        origin = (_origin(held)[0], (*_origin(held)[1], shown))
+        if binary and isinstance(held, str):
+            held = held.encode()
+        elif not binary and isinstance(held, bytes):
+            try:
+                held = decode(held)
+            except Unreadable as error:
+                return _Unknown(f"{shown[:100]} {error}")
+        return _marked(self.bounded(held, COPY), origin)
+
+
+def _parent(path: str) -> str:
+    """The folder that holds a file or folder; above the root of what is checked, by dots."""
+    return posixpath.join(path, "..") if posixpath.basename(path) in ("", "..") else posixpath.dirname(path)
+
+
+def _parents(path: str) -> Iterator[str]:
+    while True:
+        path = _parent(path)
+        yield path
+
+
+def _is_environment(value: object) -> bool:
+    return isinstance(value, _Named) and value.name == "os.environ"
 
 
 def _named(name: str) -> object:
@@ -1199,6 +1478,25 @@ def _pairs(*rows: object) -> list:
     return [tuple(pair) for pair in zip(*map(_few, rows), strict=False)]
 
 
+WRITES = frozenset({"write", "writelines", "write_text", "write_bytes"})
+# What is given the path of a file and does not change what is in it, or runs it, which is looked at elsewhere.
+HARMLESS = (
+    *("builtins.print", "builtins.len", "builtins.isinstance", "builtins.exec", "builtins.eval", "builtins.compile"),
+    *("builtins.getattr", "builtins.open", "os.path.", "posixpath.", "os.remove", "os.unlink", "os.chmod", "os.stat"),
+    *(
+        "os.makedirs",
+        "os.mkdir",
+        "os.access",
+        "os.environ",
+        "os.exec",
+        "os.spawn",
+        "os.system",
+        "os.putenv",
+        "os.close",
+    ),
+    *("sys.", "fcntl.", "shutil.rmtree", "atexit.", "subprocess.", "runpy.", "importlib.", "imp.", "logging."),
+)
+HARMLESS_TO_OPEN = ("fcntl.", "os.close", "os.fsync", "os.fstat", "builtins.isinstance")  # files that are written
 ENCODINGS = frozenset(("utf-8", "utf8", "utf_8", "utf-8-sig", "ascii", "latin-1", "latin1", "latin_1", "iso-8859-1"))
 METHODS = frozenset(
     (

@@ -142,6 +142,21 @@ def test_code_beside_the_script_is_found(way: str) -> None:
     assert [source.name for source in sources] == ["train.py"]  # the other is a source of its own
 
 
+ELSEWHERE = [
+    "from pathlib import Path\nr = Path(__file__).resolve().parents[3]\nrunpy.run_path(r / 'y' / 'x' / 'train.py')",
+    "from pathlib import Path\nr = Path(__file__).parent.parent\nrunpy.run_path(r / 'x' / 'train.py')",
+    "runpy.run_path('/workspace/x/train.py')",
+]
+
+
+@pytest.mark.parametrize("way", ELSEWHERE)
+def test_a_file_of_the_same_name_in_another_folder_is_another_file(way: str) -> None:
+    finding = held(f"import runpy\n{way}", {"train.py": b"x = 1"})
+    assert "there is no file" in finding.message and "x/train.py" in finding.message
+    _, findings = packed(f"import runpy\n{way}", {"train.py": b"x = 1", "x/train.py": DATA})
+    assert findings == []
+
+
 def test_a_payload_file_is_opened() -> None:
     payload = base64.b85encode(lzma.compress(DATA))
     text = "import lzma, base64\nexec(lzma.decompress(base64.b85decode(open('weights.bin', 'rb').read())))"
@@ -220,6 +235,10 @@ def test_what_cannot_be_worked_out_is_held_with_its_reason(text: str, reason: st
     finding = held(text)
     assert reason in finding.message
     assert finding.flow[-1].source.path == "train.py"
+
+
+def test_what_a_call_executes_is_held_once() -> None:
+    held("import runpy\nfor p in ['a.py', 'b.py', 'c.py']:\n    runpy.run_path(p)")
 
 
 def test_both_are_said_where_one_call_executes_known_and_unknown_code() -> None:

@@ -1,0 +1,111 @@
+"""What a script leaves behind before it executes something: files that it writes, environment variables that it sets.
+
+`unpack` tells it what it sees happen and asks what is certain; nothing is written or set for real."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+TEMPORARY = "temporary-folder-"  # how the folders that tempfile makes are called here
+
+
+@dataclass(frozen=True)
+class Unsure:
+    """Why it is not certain what a file or a variable holds."""
+
+    reason: str
+
+
+@dataclass
+class Effects:
+    """held: what is in the files by path, what variables are by name. doubted: files in which something else may have
+    been written since, and why."""
+
+    files: dict[str, object] = field(default_factory=dict)
+    variables: dict[str, object] = field(default_factory=dict)
+    doubted: dict[str, str] = field(default_factory=dict)
+    folders: int = 0
+
+    def folder(self) -> str:
+        """A new temporary folder."""
+        self.folders += 1
+        return f"/{TEMPORARY}{self.folders}"
+
+    def file(self, path: str) -> object | None:
+        """What is in a file that was written, as bytes, text or Unsure; nothing if it was not written."""
+        held = self.files.get(path)
+        if held is None or isinstance(held, Unsure):
+            return held
+        if path in self.doubted:
+            return Unsure(self.doubted[path])
+        return held if len(held) else Unsure("nothing is seen to be written to it")  # type: ignore[arg-type]
+
+    def opened(self, path: str, *, binary: bool, keep: bool) -> None:
+        """A file is opened to write; what was in it is gone unless it is kept."""
+        if keep and path not in self.files:
+            self.files[path] = Unsure("it is appended to a file")
+        elif not keep:
+            self.files[path] = b"" if binary else ""
+            self.doubted.pop(path, None)
+
+    def write(self, path: str, content: object) -> None:
+        """A whole file is written at once."""
+        self.files[path] = content
+        self.doubted.pop(path, None)
+
+    def doubt(self, reason: str) -> None:
+        """Something is written somewhere that is not known."""
+        self.doubted |= dict.fromkeys(self.files, reason)
+
+    def state(self) -> tuple[dict[str, object], dict[str, object]]:
+        """What to go back to with `back_to`."""
+        return dict(self.files), dict(self.variables)
+
+    def back_to(self, state: tuple[Mapping[str, object], Mapping[str, object]]) -> None:
+        """Forget what has happened since."""
+        self.files, self.variables = dict(state[0]), dict(state[1])
+
+    def merge(self, states: list[tuple[dict[str, object], dict[str, object]]], before: tuple[dict, dict]) -> None:
+        """One of several states is the case. A file that only some of them have is one that is made unless it is there
+        already; else what differs is unsure."""
+        self.files = _merged([files for files, _ in states], before[0], absent_is_none=False)
+        self.variables = _merged([variables for _, variables in states], before[1], absent_is_none=True)
+
+    def unsure_since(self, before: tuple[dict[str, object], dict[str, object]], reason: str) -> None:
+        """What has changed since then is unsure."""
+        for now, then in zip((self.files, self.variables), before, strict=True):
+            for name, held in now.items():
+                if held is not then.get(name):
+                    now[name] = Unsure(reason)
+
+
+def _merged(states: list[dict[str, object]], before: dict[str, object], *, absent_is_none: bool) -> dict[str, object]:
+    found = {}
+    for name in dict.fromkeys(name for state in states for name in state):
+        having = [state[name] for state in states if name in state]
+        same = all(one is having[0] or one == having[0] for one in having)
+        if same and (len(having) == len(states) or (name not in before and not absent_is_none)):
+            found[name] = having[0]
+        else:
+            found[name] = Unsure("it depends on a condition")
+    return found
+
+
+def written_path(path: str, script: str) -> str:
+    """A path as the key of a written file: relative to the folder of the script, if it is in there."""
+    path = posixpath.normpath(path.lstrip("/")) if path else ""
+    here = posixpath.dirname(script)
+    return path.removeprefix(f"{here}/") if here else path
+
+
+def shown_path(path: str) -> str:
+    """A written file's path for people and for imports: without the temporary folder that it is in."""
+    first, _, rest = path.partition("/")
+    return rest if first.startswith(TEMPORARY) and rest else path
+
+
+def modules(files: Mapping[str, object]) -> Iterator[str]:
+    """The paths of what may be imported."""
+    return (path for path in files if path.endswith((".py", ".pyw")))
