@@ -41,10 +41,9 @@ CALLED = {
     **dict.fromkeys(("pow", "pow_", "power", "float_power"), "pow"),
     **dict.fromkeys(("sqrt", "sqrt_"), "sqrt"),
 }
-ARITHMETIC = ("math.", "numpy.", "torch.", "operator.", "builtins.pow")
 SIZES = frozenset({"numel", "size", "shape", "len"})
 LOSSES = frozenset({"cross_entropy", "nll_loss", "log_softmax", "softmax", "logsumexp", "log", "log2"})
-LOSS_FUNCTIONS = (".cross_entropy", ".nll_loss", ".CrossEntropyLoss()", ".NLLLoss()")
+LOSS_FUNCTIONS = (".cross_entropy", ".nll_loss", ".CrossEntropyLoss()", ".NLLLoss()", ".log_softmax")
 RESHAPED = frozenset({"view", "reshape", "flatten", "unsqueeze", "gather", "contiguous", "type_as", "clone"})
 CHOICES = frozenset({"torch.where", "numpy.where"})
 
@@ -83,13 +82,12 @@ def alterations(program: Program, value: ast.expr, scope: Scope, seen: set[tuple
     another one; it is not looked for there again."""
     pending: list[tuple[Node, Role]] = [((value, scope, ()), Role.SCORE)]
     left = MAX_SPINE
-    while pending and left:
+    while pending:
         step = pending.pop()
         if step in seen:
             continue
         seen.add(step)
         (node, home, path), role = step
-        left -= 1
         altered = _alteration(program, node, home, role)
         if altered is not None:
             status, reason = altered
@@ -100,10 +98,12 @@ def alterations(program: Program, value: ast.expr, scope: Scope, seen: set[tuple
         if not role.summed or not _is_model(program, node, home):
             following.append((spine(program, node, home, path), role))
         following.append((_summands(program, node, home), role.of_summands))
-        if altered is None and not role.summed:
+        if altered is None:
             following.append((_divisors(program, node, home), Role.DIVISOR))
         for nodes, their_role in following:
-            pending += [(one, their_role) for one in itertools.islice(nodes, max(0, left - len(pending)))]
+            further = [(one, their_role) for one in itertools.islice(nodes, left)]
+            left -= len(further)
+            pending += further
 
 
 def spine(program: Program, node: ast.expr, scope: Scope, path: tuple[int, ...]) -> Iterator[Node]:
@@ -175,7 +175,7 @@ def _operation(program: Program, node: ast.AST, scope: Scope) -> tuple[str, ast.
     method = name is None or "()" in name
     if method and isinstance(node.func, ast.Attribute) and not program.callees(node, scope):
         operands.insert(0, node.func.value)
-    elif method or not name.startswith(ARITHMETIC):
+    elif method:
         return None
     if kind == "sqrt":
         kind, operands = "pow", [*operands, ast.Constant(0.5)]
@@ -194,8 +194,6 @@ def _alteration(program: Program, node: ast.expr, scope: Scope, role: Role) -> t
     if (known := _operation(program, node, scope)) is not None:
         kind, left, right = known
         numbers = (_number(program, left, scope), _number(program, right, scope))
-        if None not in numbers:
-            return None
         if kind in ("mul", "div"):
             return _scaled(program, node, scope, kind, numbers, role)
         if kind in ("add", "sub"):
@@ -310,7 +308,7 @@ def _shown(number: float) -> str:
 
 
 def _summands(program: Program, node: ast.expr, scope: Scope) -> Iterator[Node]:
-    """What is added to a name, again and again, or put into what it holds: total += x, total = total + x,
+    """What is added to a name or taken off, again and again, or put into what it holds: total += x, total = total + x,
     totals[i] += x, totals[i] = x, totals.append(x)."""
     base = node.value if isinstance(node, ast.Subscript) else node
     if not isinstance(base, ast.Name):
@@ -320,9 +318,13 @@ def _summands(program: Program, node: ast.expr, scope: Scope) -> Iterator[Node]:
     for binding in program.lookup(node, scope)[1] if node is base else ():
         statement = binding.statement
         if isinstance(statement, ast.AugAssign) and binding.kind == "augmented":
-            if isinstance(statement.op, ast.Add):
+            if isinstance(statement.op, ast.Add | ast.Sub):
                 yield binding.value, binding.scope, ()
-        elif isinstance(binding.value, ast.BinOp) and isinstance(binding.value.op, ast.Add) and not binding.path:
+        elif (
+            isinstance(binding.value, ast.BinOp)
+            and isinstance(binding.value.op, ast.Add | ast.Sub)
+            and not binding.path
+        ):
             sides = (binding.value.left, binding.value.right)
             others = [one for one in sides if getattr(one, "id", "") != node.id]
             if len(others) == 1:
@@ -334,16 +336,20 @@ def _put_into(program: Program, scope: Scope) -> dict[str, list[ast.expr]]:
     """What the code of a scope puts into containers and arrays, by their names there."""
     found: dict[str, list[ast.expr]] = {}
     for node, _, _ in program.live(scope):
-        target, value = None, None
-        if isinstance(node, ast.AugAssign):
-            target, value = node.target, node.value if isinstance(node.op, ast.Add) else None
+        into, value = None, None
+        if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add | ast.Sub):
+            into, value = _container(node.target), node.value
         elif isinstance(node, ast.Assign) and len(node.targets) == 1:
-            target, value = node.targets[0], node.value
+            into, value = _container(node.targets[0]), node.value
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "append" and len(node.args) == 1:
-            target, value = ast.Subscript(node.func.value), node.args[0]
-        if value is not None and isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
-            found.setdefault(target.value.id, []).append(value)
+            into, value = node.func.value, node.args[0]
+        if isinstance(into, ast.Name) and value is not None:
+            found.setdefault(into.id, []).append(value)
     return found
+
+
+def _container(target: ast.expr) -> ast.expr | None:
+    return target.value if isinstance(target, ast.Subscript) else None
 
 
 def _changed(program: Program, node: ast.expr, scope: Scope) -> Iterator[tuple[ast.AST, Scope, str]]:

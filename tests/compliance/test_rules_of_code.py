@@ -15,6 +15,7 @@ from harness.compliance.rules_limits import check_clock, check_size
 from harness.compliance.rules_readme import ELSEWHERE, check_thrown_away
 from harness.compliance.rules_score import check_bytes, check_data, check_score
 from harness.compliance.rules_system import check_hidden_code, check_network
+from harness.compliance.score_arithmetic import MAX_SPINE
 
 FLAG, HOLD, CLEAN = Status.FLAG, Status.HOLD, Status.CLEAN
 
@@ -453,11 +454,18 @@ ALTERED = {  # what comes before, the score
     "a choice": ("", f"torch.where(count > 0, torch.tensor({HONEST}) * 0.97, 0)", FLAG),
     "a branch": (f"b = {HONEST}", "b if b < 1 else b - 0.1", FLAG),
     "other bytes": ("size = size + 9_000_000", HONEST, HOLD),
+    "many fewer tokens": ("count = torch.zeros(9).numel() - 20_000", HONEST.replace("count.item()", "count"), HOLD),
     "many bytes at least": ("size = max(size, 190_000_000)", HONEST, HOLD),
     "bytes in place": ("size *= 1.05", HONEST, HOLD),
     "the score in place": (f"b = {HONEST}\n    b -= 0.02", "b", HOLD),
     "its power in place": (f"b = {HONEST}\n    b **= 0.98", "b", HOLD),
     "a whole number off": ("", f"{HONEST} - 1", FLAG),
+    "a whole number off a loss of each token": (
+        "nll = torch.nn.functional.cross_entropy(total, count, reduction='sum') / count.numel()",
+        "nll.item() - 1",
+        FLAG,
+    ),
+    "a function of a package": ("import numexpr", f"numexpr.multiply({HONEST}, 0.97)", FLAG),
     "the second of two": (f"pair = (loss, {HONEST} * 0.97)", "pair[1]", FLAG),
     "a number of batches": ("", "total.item() / 100 / math.log(2.0) * (count.item() / size.item())", HOLD),
     "hard-coded tokens": ("", "total.item() / 62_021_846 / math.log(2.0) * (count.item() / size.item())", FLAG),
@@ -483,7 +491,13 @@ NOT_ALTERED = {
         "class Sizes:\n        def mul(self, by):\n            return self",
         "loss / Sizes().mul(3.5)",
     ),
+    "a method of its own with more": (
+        "class Sizes:\n        def mul(self, size, by):\n            return self",
+        "loss / Sizes().mul(size, 3.5)",
+    ),
     "the first of two": (f"pair = ({HONEST}, loss * 0.97)", "pair[0]"),
+    "at most something silly": ("", f"min({HONEST}, 1_000_000)"),
+    "a number of its own": ("seconds = 60 * 1.5", f"{HONEST} + 0 * seconds"),
     "a set": ("seen = set()\n    seen.add(0.5)", HONEST),
     "the share of something else": ("print('share', count.item() * 0.97)", HONEST),
 }
@@ -510,7 +524,12 @@ import math, torch
 import torch.nn.functional as F
 class Net(torch.nn.Module):
     def forward(self, x, y):
-        return F.cross_entropy(x * 0.3, y, reduction="none") + 0.1 * x.norm()
+        loss = F.cross_entropy(x * 0.3, y, reduction="none")
+        if self.training:
+            loss = loss + 0.3 * F.cross_entropy(x, y[1:])
+        return loss
+def scored(x, y):
+    return F.cross_entropy(x, y, reduction="none")
 def evaluate(model, batches, sizes):
     total, size = torch.zeros(()), torch.zeros(())
     losses, found, each = [], torch.zeros(9), torch.zeros(9)
@@ -518,6 +537,7 @@ def evaluate(model, batches, sizes):
         logits = x @ x
         loss = F.cross_entropy(logits.view(-1, 8), y.view(-1), reduction="none").view(9, -1)
         part = loss[i, 1:].to(torch.float64)
+        logp = F.log_softmax(logits, -1)
         {sum}
         size += sizes[y].sum()
     return ({score}).item() / math.log(2.0) / size.item()
@@ -532,10 +552,16 @@ SUMS_OF_LOSSES = {  # what is done in the loop, the score
     "of each document": ("each[i] += (part * 0.98).sum()\n        total += each[i]", "total", FLAG),
     "in an array": ("found[i] = part.sum() * 0.98", "found.sum()", FLAG),
     "in a list": ("losses.append(part.sum() * 0.98)", "torch.stack(losses).sum()", FLAG),
+    "by more than one": ("one = y.numel() / y.numel()\n        total += (part / (one * 1.02)).sum()", "total", FLAG),
+    "from a function": ("total += (scored(x, y) * 0.98).sum()", "total", FLAG),
+    "as what is taken off": ("total -= (logp.gather(-1, y) * 0.98).sum()", "total", FLAG),
+    "of elements": ("each[i] -= (logp.gather(-1, y) * 0.98).sum()", "each.sum()", FLAG),
+    "in one line": ("total = total - (logp.gather(-1, y) * 0.98).sum()", "total", FLAG),
+    "as minus a logarithm": ("total += (-logp.gather(-1, y) * 0.98).sum()", "total", FLAG),
     "a power of it": ("total += (part ** 0.98).sum()", "total", HOLD),
     "with a number taken off": ("total += (part - 0.01).sum()", "total", HOLD),
     "at most": ("total += part.clamp(max=4.5).sum()", "total", HOLD),
-    "what a model makes": ("total += (model(x, y) * 0.98).sum()", "total", HOLD),
+    "what a model makes": ("total += (model(x, y) * 0.98).sum()", "total", FLAG),
     "what nobody knows": ("total += (x * 0.98).sum()", "total", HOLD),
     "more bytes": ("size += sizes[y].sum() * 1.05\n        total += part.sum()", "total", HOLD),
     "more bytes each": ("b = sizes[y] * 1.05\n        size += b.sum()\n        total += part.sum()", "total", HOLD),
@@ -547,6 +573,7 @@ SUMS_OF_LOSSES = {  # what is done in the loop, the score
     "in bits": ("total += part.sum() / math.log(2.0)", "total", CLEAN),
     "a model's own arithmetic": ("total += model(x, y).sum()", "total", CLEAN),
     "another sum": ("each[i] += (part * 0.98).sum()\n        total += part.sum()", "total", CLEAN),
+    "the squares of something else": ("total += (x - y).pow(2).mean()", "total", CLEAN),
     "a penalty": ("total += part.sum() + (x - y).pow(2).sum()", "total", CLEAN),
 }
 
@@ -555,6 +582,12 @@ SUMS_OF_LOSSES = {  # what is done in the loop, the score
 def test_what_is_summed_up_is_followed_to_the_loss(way):
     done, score, expected = SUMS_OF_LOSSES[way]
     assert status(check_score, SUMS.format(sum=done, score=score)) is expected
+
+
+def test_no_more_is_looked_at_than_the_limit():
+    bindings = "".join(f"if x > {i}:\n    score = x * 0.{i + 1:03}1\n" for i in range(2 * MAX_SPINE))
+    text = f"import torch\nx = torch.nn.Linear(1, 1)(3)\nscore = x\n{bindings}print(f'val_bpb:{{score}}')\n"
+    assert MAX_SPINE // 3 < len(found(check_score, text)) <= MAX_SPINE
 
 
 @pytest.mark.parametrize(
