@@ -126,9 +126,10 @@ CHECKS = {
             "hidden-code",
             "Code runs that cannot be read here",
             "A subprocess, compiler, foreign binary, pickle that the program does not write itself, text that is "
-            "executed and could not be unpacked (or is read from a file that the program writes, if what is in it is not "
-            "certain), or an imported module that is neither in the folder nor a known package. A function that clocks, scores or sizes rely on (time, math, numpy, losses) and that the program "
-            "replaces is a question, as its name no longer says what it does.",
+            "executed and could not be unpacked (or is read from a file that the program writes, if what is in it is "
+            "not certain), or an imported module that is neither in the folder nor a known package. A function that "
+            "clocks, scores or sizes rely on (time, math, numpy, losses) and that the program replaces is a question, "
+            "as its name no longer says what it does.",
             "a submission's code counts and must be readable",
             WARNING,
         ),
