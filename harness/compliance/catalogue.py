@@ -144,10 +144,10 @@ CHECKS = {
         Check(
             "wallclock-cap",
             "The wall-clock cap can be off, or is not consulted",
-            "With its defaults and its documented command the training loop has no limit of 600 s, a larger one, or "
-            "one that is never compared with the time. In the track without a limit on time this is noted, and "
-            "allowed. A folder that lies in the track of 600 s, but names the other in its submission.json, is a "
-            "question.",
+            "With its defaults and its documented command, or in the run that its logs show, the training loop has no "
+            "limit of 600 s, a larger one, or one that is never compared with the time. In the track without a limit "
+            "on time this is noted, and allowed. A folder that lies in the track of 600 s, but names the other in its "
+            "submission.json, is a question.",
             "train <= 600 s, eval <= 600 s",
             ERROR,
         ),

@@ -142,6 +142,7 @@ def _as_bound(finding: Finding, clock: Clock) -> Finding:
 def _as_logged(program: Program, lines: LogLines, sources: Sequence[Source], run: Run) -> Program:
     """The program as the logs say that it was started."""
     environment, unknown = run.environment, run.unknown
+    documented = program
     origins = origins_of(program)
     listed, known = listed_settings(program, lines, origins)
     if listed:
@@ -163,6 +164,7 @@ def _as_logged(program: Program, lines: LogLines, sources: Sequence[Source], run
         environment |= dict.fromkeys(sorted(turned_on), "1") | dict.fromkeys(sorted(turned_off), "0")
         program = load_program(sources, run.entry, environment, run.arguments, denied.union(unknown) - turned_on)
     program.logged = frozenset(listed)
+    program.documented = documented if documented is not program else None
     return program
 
 

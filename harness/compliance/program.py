@@ -444,6 +444,7 @@ class Program:
         self.environment = {**GPU_ENVIRONMENT, **environment}
         self.unknown = RANK_VARIABLES | set(unknown)  # variables that are set, but not to what
         self.logged: frozenset[str] = frozenset()  # variables of the environment that only logs tell of
+        self.documented: Program | None = None  # what was to be started, where logs show that something else was
         self.log_texts: tuple[str, ...] = ()  # of runs of this program
         self.claims: object = None  # what its submission says of its score
         self.only_adapts = False  # whether its tokens were followed, and all that it learns from are of validation

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import math
+import ntpath
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
@@ -307,9 +308,9 @@ def check_data(program: Program) -> Iterator[Finding]:
         for argument in arguments[:1]:
             name = program.constant(argument, call.scope)
             if isinstance(name, str) and name.endswith((".model", ".json")):
-                named.setdefault(posixpath.basename(name), call)
+                named.setdefault(ntpath.basename(name), call)
     for name in logged:  # what the run had beats what the code says
-        named.setdefault(posixpath.basename(name), loads[0] if loads else None)
+        named.setdefault(ntpath.basename(name), loads[0] if loads else None)
     for base, call in named.items():
         if TOKENIZER.match(base):
             continue

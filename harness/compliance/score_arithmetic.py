@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
@@ -65,16 +65,22 @@ class Role(Enum):
     SCORE = ""
     DIVISOR = "in what it is divided by, "
     SUMMAND = "in what is summed up for it, "
+    TAKEN_OFF = "in what is taken off for it, "  # log-likelihoods, from zero
     SUMMAND_OF_DIVISOR = "in what is summed up for its divisor, "
 
     @property
     def summed(self) -> bool:
-        return self in (Role.SUMMAND, Role.SUMMAND_OF_DIVISOR)
+        return self in (Role.SUMMAND, Role.TAKEN_OFF, Role.SUMMAND_OF_DIVISOR)
 
-    @property
-    def of_summands(self) -> Role:
-        """What its summands are to the score."""
-        return Role.SUMMAND if self in (Role.SCORE, Role.SUMMAND) else Role.SUMMAND_OF_DIVISOR
+    def of_summand(self, taken_off: bool) -> Role:
+        """What one of its summands is to the score."""
+        if self in (Role.DIVISOR, Role.SUMMAND_OF_DIVISOR):
+            return Role.SUMMAND_OF_DIVISOR
+        return Role.TAKEN_OFF if taken_off is (self is not Role.TAKEN_OFF) else Role.SUMMAND
+
+    def gains(self, term: float) -> bool:
+        """Whether the score gets better by a term of this."""
+        return term < 0 if self is Role.SUMMAND else term > 0 if self.summed else True
 
 
 def alterations(program: Program, value: ast.expr, scope: Scope, seen: set[tuple[Node, Role]]) -> Iterator[Alteration]:
@@ -94,10 +100,11 @@ def alterations(program: Program, value: ast.expr, scope: Scope, seen: set[tuple
             yield Alteration(status, f"{role.value}{reason}", node, home)
         for statement, place, reason in _changed(program, node, home):
             yield Alteration(Status.HOLD, reason, statement, place)
-        following = []
+        following: list[tuple[Iterable[Node], Role]] = []
         if not role.summed or not _is_model(program, node, home):
             following.append((spine(program, node, home, path), role))
-        following.append((_summands(program, node, home), role.of_summands))
+        for taken_off, summands in _summands(program, node, home).items():
+            following.append((summands, role.of_summand(taken_off)))
         if altered is None:
             following.append((_divisors(program, node, home), Role.DIVISOR))
         for nodes, their_role in following:
@@ -198,7 +205,8 @@ def _alteration(program: Program, node: ast.expr, scope: Scope, role: Role) -> t
             return _scaled(program, node, scope, kind, numbers, role)
         if kind in ("add", "sub"):
             for number in numbers if kind == "add" else numbers[1:]:
-                if number is not None and not _may_be_term(number, role):
+                gains = number is not None and role.gains(number if kind == "add" else -number)
+                if gains and not _may_be_term(number, role):
                     sized = number.is_integer() and _is_size(program, right if numbers[0] == number else left, scope)
                     reason = f"{_shown(number)} is {'added' if kind == 'add' else 'taken off'}"
                     if not sized or abs(number) >= LARGE_COUNT:
@@ -232,7 +240,7 @@ def _scaled(
         if not role.summed:
             return Status.FLAG, reason
         change = share if not odd else odd[0] if kind == "mul" else 1 / odd[0]
-        if change > 1 if role is Role.SUMMAND else change < 1:  # that makes the score no better
+        if change < 1 if role is Role.SUMMAND_OF_DIVISOR else change > 1:  # that makes the score no better
             return None
         operands = _operation(program, node, scope)[1:]  # type: ignore[index]
         return Status.FLAG if any(_is_loss(program, one, scope) for one in operands) else Status.HOLD, reason
@@ -307,34 +315,32 @@ def _shown(number: float) -> str:
     return f"{int(number)}" if number.is_integer() else f"{number:.12g}"
 
 
-def _summands(program: Program, node: ast.expr, scope: Scope) -> Iterator[Node]:
-    """What is added to a name or taken off, again and again, or put into what it holds: total += x, total = total + x,
-    totals[i] += x, totals[i] = x, totals.append(x)."""
+def _summands(program: Program, node: ast.expr, scope: Scope) -> dict[bool, list[Node]]:
+    """What is added to a name or taken off (that under True), again and again, or put into what it holds: total += x,
+    total = total + x, totals[i] += x, totals[i] = x, totals.append(x)."""
+    found: dict[bool, list[Node]] = {}
     base = node.value if isinstance(node, ast.Subscript) else node
     if not isinstance(base, ast.Name):
-        return
-    for value in _put_into(program, scope).get(base.id, ()):
-        yield value, scope, ()
+        return found
+    for taken_off, value in _put_into(program, scope).get(base.id, ()):
+        found.setdefault(taken_off, []).append((value, scope, ()))
     for binding in program.lookup(node, scope)[1] if node is base else ():
-        statement = binding.statement
-        if isinstance(statement, ast.AugAssign) and binding.kind == "augmented":
-            if isinstance(statement.op, ast.Add | ast.Sub):
-                yield binding.value, binding.scope, ()
-        elif (
-            isinstance(binding.value, ast.BinOp)
-            and isinstance(binding.value.op, ast.Add | ast.Sub)
-            and not binding.path
-        ):
-            sides = (binding.value.left, binding.value.right)
-            others = [one for one in sides if getattr(one, "id", "") != node.id]
-            if len(others) == 1:
-                yield others[0], binding.scope, ()
+        done = binding.statement if binding.kind == "augmented" else binding.value
+        if not isinstance(done, ast.AugAssign | ast.BinOp) or not isinstance(done.op, ast.Add | ast.Sub):
+            continue
+        if isinstance(done, ast.AugAssign):
+            others = [done.value]
+        else:
+            others = [one for one in (done.left, done.right) if getattr(one, "id", "") != base.id]
+        if len(others) == 1 and not binding.path:
+            found.setdefault(isinstance(done.op, ast.Sub), []).append((others[0], binding.scope, ()))
+    return found
 
 
 @keep(at_most=256)
-def _put_into(program: Program, scope: Scope) -> dict[str, list[ast.expr]]:
-    """What the code of a scope puts into containers and arrays, by their names there."""
-    found: dict[str, list[ast.expr]] = {}
+def _put_into(program: Program, scope: Scope) -> dict[str, list[tuple[bool, ast.expr]]]:
+    """What the code of a scope puts into containers and arrays or (with True) takes off, by their names there."""
+    found: dict[str, list[tuple[bool, ast.expr]]] = {}
     for node, _, _ in program.live(scope):
         into, value = None, None
         if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add | ast.Sub):
@@ -344,7 +350,8 @@ def _put_into(program: Program, scope: Scope) -> dict[str, list[ast.expr]]:
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "append" and len(node.args) == 1:
             into, value = node.func.value, node.args[0]
         if isinstance(into, ast.Name) and value is not None:
-            found.setdefault(into.id, []).append(value)
+            taken_off = isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Sub)
+            found.setdefault(into.id, []).append((taken_off, value))
     return found
 
 

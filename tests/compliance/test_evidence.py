@@ -524,3 +524,39 @@ def test_a_switch_that_only_the_title_turns_on_is_held(title: str, more: dict, f
         [entry], Run(entry, more.get("environment", {})), About(Clock.REFEREE, readme, more.get("logs", ()))
     )
     assert {finding.status for finding in findings if finding.check == "trains-on-val"} == found
+
+
+TIMED = """
+import os, time, torch
+class Args:
+    max_seconds = float(os.environ.get("MAX_SECONDS", "{default}"))
+def train(model, limit):
+    began = time.time()
+    while True:
+        model(1).backward()
+        if limit and time.time() - began > limit:
+            break
+print(f"max_seconds:{{Args.max_seconds}}")
+train(torch.nn.Linear(1, 1), Args.max_seconds)
+"""
+SHOWN = "in the run that the logs show"
+DOCUMENTED = "with the defaults and the documented command"
+
+
+@pytest.mark.parametrize(
+    ("default", "given", "log", "said"),
+    [
+        ("600", {}, "max_seconds:600.0", None),
+        ("600", {}, "max_seconds:0.0", f"The wall-clock cap is off {SHOWN}"),
+        ("600", {}, "max_seconds:1200.0", f"Training is allowed 1,200 s {SHOWN}"),
+        ("600", {"MAX_SECONDS": "1200"}, "max_seconds:1200.0", f"Training is allowed 1,200 s {DOCUMENTED}"),
+        ("1200", {"MAX_SECONDS": "600"}, "max_seconds:900.0", f"Training is allowed 900 s {SHOWN}"),
+        ("0", {}, "max_seconds:900.0", f"Training is allowed 900 s {DOCUMENTED}"),
+        ("0", {}, "max_seconds:599.0", None),
+    ],
+)
+def test_a_cap_that_only_the_logs_show_to_be_off_is_told_so(default, given, log, said) -> None:
+    entry = Source("train_gpt.py", TIMED.format(default=default))
+    found = check_code([entry], Run(entry, given), About(logs=[f"{log}\nval_bpb 1.2\n"]))
+    messages = [finding.message for finding in found if finding.check == "wallclock-cap"]
+    assert len(messages) == (said is not None) and all(one.startswith(str(said)) for one in messages)

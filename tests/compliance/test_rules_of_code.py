@@ -557,6 +557,11 @@ SUMS_OF_LOSSES = {  # what is done in the loop, the score
     "as what is taken off": ("total -= (logp.gather(-1, y) * 0.98).sum()", "total", FLAG),
     "of elements": ("each[i] -= (logp.gather(-1, y) * 0.98).sum()", "each.sum()", FLAG),
     "in one line": ("total = total - (logp.gather(-1, y) * 0.98).sum()", "total", FLAG),
+    "with a number added": ("total -= (logp.gather(-1, y) + 0.01).sum()", "total", HOLD),
+    "with a chance among 256": ("total -= (logp.gather(-1, y) - math.log(256.0)).sum()", "total", CLEAN),
+    "with more nats": ("total += (part + 0.01).sum()", "total", CLEAN),
+    "taken off what is taken off": ("each[i] -= (part * 0.98).sum()\n        total -= each[i]", "total", FLAG),
+    "bytes that are taken off": ("size -= -sizes[y].sum() * 1.05\n        total += part.sum()", "total", HOLD),
     "as minus a logarithm": ("total += (-logp.gather(-1, y) * 0.98).sum()", "total", FLAG),
     "a power of it": ("total += (part ** 0.98).sum()", "total", HOLD),
     "with a number taken off": ("total += (part - 0.01).sum()", "total", HOLD),
@@ -759,6 +764,8 @@ def test_data(text, expected):
         ("val_bpb:enabled tokenizer_kind=mine tokenizer_path=./t/mine.vocab vocab_size=998", HOLD),
         ("  tokenizer_path: /t/fineweb_8192_bpe_cased.model", HOLD),
         ("tokenizer_path:./t/fineweb_pure_byte_260.json", CLEAN),
+        (r"tokenizer_path:C:\Users\A\golf\data\tokenizers\fineweb_1024_bpe.model", CLEAN),
+        (r"tokenizer_path:C:\Users\A\mine.model", HOLD),
         ('    tokenizer_path = os.environ.get("TOKENIZER_PATH", "./mine.model")', CLEAN),
         ("    raise ValueError(f'tokenizer_path={path}.model')", CLEAN),
     ],
@@ -767,7 +774,7 @@ def test_the_tokenizer_that_a_log_names(line, expected):
     code = "import sentencepiece as s, os\ns.SentencePieceProcessor(model_file=os.environ['TOKENIZER_PATH'])"
     assert status(check_data, code, logs=[f"seed: 1\n{line}\nval_bpb: 1.1"]) is expected
     code = "import sentencepiece as s\ns.SentencePieceProcessor(model_file='./mine.model')"
-    named = "./t/fineweb_1024_bpe.model" in line or "byte_260" in line
+    named = "fineweb_1024_bpe.model" in line or "byte_260" in line
     assert status(check_data, code, logs=[line]) is (CLEAN if named else HOLD)  # the log beats the code
 
 
