@@ -774,6 +774,18 @@ class Program:
         _, block, index, _ = self._owner[statement]
         return block, index
 
+    def statements_before(self, statement: ast.AST, in_loop: bool = False) -> list[ast.stmt]:
+        """The statements that come before one in the blocks of its own function that it is in, outermost first.
+        in_loop: only in the same turn of the innermost loop."""
+        found: list[ast.stmt] = []
+        while statement in self._owner:
+            owner, block, index, _ = self._owner[statement]
+            found = block[:index] + found
+            if isinstance(owner, SCOPES) or (in_loop and isinstance(owner, ast.For | ast.AsyncFor | ast.While)):
+                break
+            statement = owner
+        return found
+
     def handlers(self, statement: ast.AST) -> Iterator[ast.ExceptHandler]:
         """The exception handlers of its own function that a statement is in."""
         while statement in self._owner:

@@ -8,12 +8,14 @@ import math
 import ntpath
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from harness.compliance.byte_counts import check_counts
 from harness.compliance.findings import Finding, Status
 from harness.compliance.logs import SPLIT_BYTES, parse_log
+from harness.compliance.memory import keep
 from harness.compliance.program import UNKNOWN, ExternalCall, Program, Scope
-from harness.compliance.score_arithmetic import FEW_TOKENS, MAX_SPINE, SAME_BYTES, alterations, spine
+from harness.compliance.score_arithmetic import FEW_TOKENS, MAX_SPINE, SAME_BYTES, Role, Step, alterations, spine
 from harness.compliance.slices import Slice
 
 SCORE = re.compile(r"(?<![a-z])(val_?bpb|val_?loss|bpb|bits_per_byte|val_nats)\b[\"']?\s*[:=]\s*$", re.IGNORECASE)
@@ -44,19 +46,28 @@ WINDOW_TOKENS = 100_000  # up to this many at a time are a window, a chunk or a 
 
 def check_score(program: Program) -> Iterator[Finding]:
     """constant-score: a score in the output that is written in the code, clamped or scaled."""
-    seen: set = set()  # however often a score is printed, what alters it is said once
+    yield from _scores(program)[0]
+
+
+@keep(at_most=4)
+def _scores(program: Program) -> tuple[list[Finding], dict[Step, None]]:
+    """The findings about scores in the output, and every step on the way to one. What alters one is said once, however
+    often it is printed."""
+    findings: list[Finding] = []
+    seen: dict[Step, None] = {}
     for node, _, scope, _ in program.live_of(ast.Call):
         for argument in (*node.args, *[one.value for one in node.keywords]):
             if type(argument) in PRINTED:
-                yield from _printed(program, argument, scope, seen)
+                findings += _printed(program, argument, scope, seen)
         if len(node.args) < 2:
             continue
         for label, value in itertools.pairwise(node.args):  # print("val_bpb:", value)
             if isinstance(label, ast.Constant) and (_names_score(label.value) or _names_score(f"{label.value}:")):
-                yield from _reported(program, value, scope, seen)
+                findings += _reported(program, value, scope, seen)
+    return findings, seen
 
 
-def _printed(program: Program, node: ast.expr, scope: Scope, seen: set) -> Iterator[Finding]:
+def _printed(program: Program, node: ast.expr, scope: Scope, seen: dict[Step, None]) -> Iterator[Finding]:
     source = scope.module.source
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         written = WRITTEN_SCORE.search(node.value)
@@ -68,7 +79,7 @@ def _printed(program: Program, node: ast.expr, scope: Scope, seen: set) -> Itera
         yield from _reported(program, value, scope, seen)
 
 
-def _reported(program: Program, value: ast.expr, scope: Scope, seen: set) -> Iterator[Finding]:
+def _reported(program: Program, value: ast.expr, scope: Scope, seen: dict[Step, None]) -> Iterator[Finding]:
     place = program.place(value, scope.module.source, "this is printed as the score")
     while isinstance(value, ast.Call) and value.args and program.external(value.func, scope) in TEXTS:
         value = value.args[0]
@@ -147,7 +158,7 @@ def _template(text: str, field: str, values: ast.expr) -> Iterator[ast.expr]:
         position = match.end()
 
 
-def _altered(program: Program, value: ast.expr, scope: Scope, seen: set) -> Iterator[Finding]:
+def _altered(program: Program, value: ast.expr, scope: Scope, seen: dict[Step, None]) -> Iterator[Finding]:
     """Clamps, constant factors and the like between what scoring returns and what is printed."""
     printed = program.place(value, scope.module.source, "this is printed as the score")
     for status, reason, node, home in alterations(program, value, scope, seen):
@@ -164,10 +175,20 @@ def check_bytes(program: Program) -> Iterator[Finding]:
     for node, _, scope, _ in program.live_of(ast.Call):
         if _method(node) in PIECES:
             tables.setdefault(scope, node)
+    _, steps = _scores(program)
+    counted = check_counts(program, {node: home for (node, home, _), role in steps if role is Role.SUMMAND_OF_DIVISOR})
+    unexplained = dict(counted.tables)
     for scope, piece in tables.items():
+        right = scope.function in counted.right
+        if right and counted.sums is not None:
+            continue  # what is made of it is known, too
         nodes = [node for node, _, _ in program.live(scope)]
         if any(_method(node) == "encode" or _is_len(program, node, scope) for node in nodes):
-            yield from _table(program, scope, nodes, piece)
+            for finding in _table(program, scope, nodes, piece, right):
+                unexplained.pop(scope.function, None)
+                yield finding
+    yield from unexplained.values()
+    yield from counted.sums or ()
     for call in program.external_calls:
         if call.name in ("glob.glob", "numpy.fromfile", "numpy.load", "builtins.open") and call.node.args:
             name = program.constant(call.node.args[0], call.scope)
@@ -200,7 +221,9 @@ def _is_len(program: Program, node: ast.AST, scope: Scope) -> bool:
     return any(_method(one) in PIECES for one, _ in Slice(program, node.args[0], scope).nodes)
 
 
-def _table(program: Program, scope: Scope, nodes: list[ast.AST], piece: ast.Call) -> Iterator[Finding]:
+def _table(program: Program, scope: Scope, nodes: list[ast.AST], piece: ast.Call, right: bool) -> Iterator[Finding]:
+    """What is wrong about a table by what it is made with. right: what it has for each piece is known to be right, but
+    not whether leading spaces are counted."""
     place = program.place(piece, scope.module.source, "the pieces of the tokenizer are measured here")
     compared = {id(part) for node in nodes if isinstance(node, ast.Compare) for part in (node.left, *node.comparators)}
     lengths = [node for node in nodes if id(node) not in compared and _is_len(program, node, scope)]
@@ -211,8 +234,33 @@ def _table(program: Program, scope: Scope, nodes: list[ast.AST], piece: ast.Call
         more = (program.place(node, scope.module.source, note),) if node is not None else ()
         return Finding("byte-count", status, message, (place, *more))
 
+    marked = [node for node in nodes if _is_mark(program, node, scope)]
+    if not right:
+        yield from _wrongly_measured(program, scope, nodes, lengths, finding)
+        if not marked:
+            yield finding(Status.FLAG, "The mark of a leading space is counted as the three bytes of its character.")
+            return
+    for node in nodes:
+        if _method(node) != "replace" or len(node.args) != 2 or program.constant(node.args[0], scope) != MARKER:
+            continue
+        other = program.constant(node.args[1], scope)
+        if other == " ":
+            message = "A leading space is counted at every token, also behind a boundary token where there is none."
+            yield finding(Status.HOLD, message + " See whether the difference matters.", node, "counted here")
+        elif other == "" and not _space_noted(nodes, marked):
+            yield finding(Status.FLAG, "The byte of a leading space is not counted.", node, "it is dropped here")
+    stripped = [node for node in nodes if _method(node) in ("lstrip", "removeprefix", "strip") or _drops_first(node)]
+    if stripped and not _space_noted(nodes, marked):
+        yield finding(Status.FLAG, "The byte of a leading space is not counted.", stripped[0], "it is dropped here")
+
+
+def _wrongly_measured(
+    program: Program, scope: Scope, nodes: list[ast.AST], lengths: list[ast.AST], finding: Callable[..., Finding]
+) -> Iterator[Finding]:
+    """Characters instead of bytes, and byte pieces that are not one byte."""
     for length in lengths:
-        if not any(_method(one) == "encode" for one, _ in Slice(program, length.args[0], scope).nodes):
+        measured = Slice(program, length.args[0], scope)
+        if "builtins.bytes" not in measured.calls() and not any(_method(one) == "encode" for one, _ in measured.nodes):
             yield finding(
                 Status.FLAG, "The characters of pieces are counted, not their UTF-8 bytes.", length, "characters"
             )
@@ -230,22 +278,13 @@ def _table(program: Program, scope: Scope, nodes: list[ast.AST], piece: ast.Call
                     yield finding(
                         Status.FLAG, f"A byte piece is counted as {counted} bytes, not one.", one, "counted here"
                     )
-    marked = [node for node in nodes if isinstance(node, ast.Constant) and node.value == MARKER]
-    if not marked:
-        yield finding(Status.FLAG, "The mark of a leading space is counted as the three bytes of its character.")
-        return
-    for node in nodes:
-        if _method(node) != "replace" or len(node.args) != 2 or program.constant(node.args[0], scope) != MARKER:
-            continue
-        other = program.constant(node.args[1], scope)
-        if other == " ":
-            message = "A leading space is counted at every token, also behind a boundary token where there is none."
-            yield finding(Status.HOLD, message + " See whether the difference matters.", node, "counted here")
-        elif other == "" and not _space_noted(nodes, marked):
-            yield finding(Status.FLAG, "The byte of a leading space is not counted.", node, "it is dropped here")
-    stripped = [node for node in nodes if _method(node) in ("lstrip", "removeprefix", "strip") or _drops_first(node)]
-    if stripped and not _space_noted(nodes, marked):
-        yield finding(Status.FLAG, "The byte of a leading space is not counted.", stripped[0], "it is dropped here")
+
+
+def _is_mark(program: Program, node: ast.AST, scope: Scope) -> bool:
+    """Whether it is the character that stands for a leading space."""
+    if isinstance(node, ast.Call) and program.external(node.func, scope) == "builtins.chr" and node.args:
+        return program.constant(node.args[0], scope) == ord(MARKER)
+    return isinstance(node, ast.Constant | ast.Name) and program.constant(node, scope) == MARKER
 
 
 def _is_byte_text(node: ast.AST) -> bool:

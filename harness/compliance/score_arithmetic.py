@@ -83,16 +83,19 @@ class Role(Enum):
         return term < 0 if self is Role.SUMMAND else term > 0 if self.summed else True
 
 
-def alterations(program: Program, value: ast.expr, scope: Scope, seen: set[tuple[Node, Role]]) -> Iterator[Alteration]:
+Step = tuple[Node, Role]
+
+
+def alterations(program: Program, value: ast.expr, scope: Scope, seen: dict[Step, None]) -> Iterator[Alteration]:
     """What constants do to a number on its way to `value`. seen: where this was looked for before, on the way to
     another one; it is not looked for there again."""
-    pending: list[tuple[Node, Role]] = [((value, scope, ()), Role.SCORE)]
+    pending: list[Step] = [((value, scope, ()), Role.SCORE)]
     left = MAX_SPINE
     while pending:
         step = pending.pop()
         if step in seen:
             continue
-        seen.add(step)
+        seen[step] = None
         (node, home, path), role = step
         altered = _alteration(program, node, home, role)
         if altered is not None:

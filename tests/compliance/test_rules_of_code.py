@@ -680,6 +680,11 @@ BYTE = CONTEST.partition("piece = ")[0]
             CLEAN,
         ),
         (CONTEST.replace("sizes[i] = len", "assert len(piece) < 99 and not 7 == len(piece)\nsizes[i] = len"), CLEAN),
+        (
+            CONTEST.replace("sizes[i] = 1", "sizes[i] = len(bytes([int(sp.id_to_piece(i)[3:5], 16)]))"),
+            CLEAN,
+        ),
+        (CONTEST.replace('"\u2581"', "chr(0x2581)"), CLEAN),
         ("print(sp.id_to_piece(i))", CLEAN),
     ],
 )
