@@ -165,10 +165,11 @@ CHECKS = {
             "byte-count",
             "Bytes are counted in another way than the contest does",
             "A token's bytes are its piece's UTF-8 bytes, one more for a leading space unless a boundary token "
-            "precedes, one "
-            "for a byte piece. Another count changes every score. The score holds only their sum: where logs give the "
-            "tokens of the split, nats per token and bits per byte, the bytes that these come to are compared with "
-            "those of the split's text.",
+            "precedes, one for a byte piece. Another count changes every score. The code that measures the pieces and "
+            "the code that adds up the bytes of what is scored are worked out on a small vocabulary of every kind of "
+            "piece, and the first token that comes to other bytes than its text has is named. The score holds only "
+            "their sum: where logs give the tokens of the split, nats per token and bits per byte, the bytes that "
+            "these come to are compared with those of the split's text.",
             "the score is bits per byte of the fixed validation split",
             ERROR,
         ),

@@ -160,6 +160,7 @@ class Trial:
         self.results: dict[Function, object] = {}
         self.names: dict[tuple[Scope | None, str], object] = {}
         self.roles: dict[str, np.ndarray] = {}
+        self.touched: dict[ast.stmt, tuple[set[str], set[str]]] = {}
         self.unpacked: dict[str, list[Given]] | None = None
 
     # -- what is asked -------------------------------------------------------------------------------------------------
@@ -192,8 +193,17 @@ class Trial:
         """What a statement adds to a sum, for all pairs of tokens."""
         self.roles = {}
         names: dict[str, object] = {}
+        needed = {node.id for node in ast.walk(value) if isinstance(node, ast.Name)}
+        matter = []
+        for before in reversed(self.program.statements_before(statement)):
+            if before not in self.touched:
+                self.touched[before] = _touched(before)
+            changed, read = self.touched[before]
+            if not needed.isdisjoint(changed):
+                matter.append(before)
+                needed |= read
         try:
-            for before in self.program.statements_before(statement):
+            for before in reversed(matter):
                 self.tolerant(before, scope, names)
             return self.value(value, scope, names)
         except _Unclear:
@@ -567,16 +577,27 @@ class Trial:
 
 def _forget(statement: ast.stmt, names: dict[str, object]) -> None:
     """What a statement gives values, or may change in place, is not known any more."""
+    for name in _touched(statement)[0]:
+        if not isinstance(names.get(name), _Tokenizer):
+            names[name] = UNKNOWN
+
+
+def _touched(statement: ast.stmt) -> tuple[set[str], set[str]]:
+    """The names that a statement gives values or may change in place, and those that it reads."""
+    changed, read = set(), set()
     for node in ast.walk(statement):
         target: ast.AST | None = None
         if isinstance(node, ast.Name | ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
             target = node
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _in_place(node.func.attr):
             target = node.func.value
+        elif isinstance(node, ast.Name):
+            read.add(node.id)
         while isinstance(target, ast.Subscript | ast.Attribute):
             target = target.value
-        if isinstance(target, ast.Name) and not isinstance(names.get(target.id), _Tokenizer):
-            names[target.id] = UNKNOWN
+        if isinstance(target, ast.Name):
+            changed.add(target.id)
+    return changed, read
 
 
 def _in_place(method: str) -> bool:
