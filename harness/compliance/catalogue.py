@@ -156,8 +156,8 @@ CHECKS = {
             "The reported score is a constant, or does not come from scoring",
             "The number that is printed as val_bpb or val_loss is written in the code, or a constant changes it on its "
             "way: a factor other than the bytes of the text, a term, a power or a bound, in the number or in its "
-            "divisor. What is summed up for it and changed by a number in the code is a question, and a folder in "
-            "which nothing that is started gets to score.",
+            "divisor. What is summed up for it and changed by a number in the code is a question, or left out by its "
+            "own loss, and a folder in which nothing that is started gets to score.",
             "the score is measured on the validation split",
             ERROR,
         ),

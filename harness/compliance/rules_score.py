@@ -8,14 +8,23 @@ import math
 import ntpath
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from harness.compliance.byte_counts import check_counts
 from harness.compliance.findings import Finding, Status
 from harness.compliance.logs import SPLIT_BYTES, parse_log
 from harness.compliance.memory import keep
 from harness.compliance.program import UNKNOWN, ExternalCall, Program, Scope
-from harness.compliance.score_arithmetic import FEW_TOKENS, MAX_SPINE, SAME_BYTES, Role, Step, alterations, spine
+from harness.compliance.score_arithmetic import (
+    FEW_TOKENS,
+    LOSS_FUNCTIONS,
+    MAX_SPINE,
+    SAME_BYTES,
+    Role,
+    Step,
+    alterations,
+    spine,
+)
 from harness.compliance.slices import Slice
 
 SCORE = re.compile(r"(?<![a-z])(val_?bpb|val_?loss|bpb|bits_per_byte|val_nats)\b[\"']?\s*[:=]\s*$", re.IGNORECASE)
@@ -29,6 +38,7 @@ TEXTS = frozenset({"builtins.str", "builtins.format", "builtins.repr", "builtins
 PIECES = frozenset({"id_to_piece", "IdToPiece"})
 BYTE_TESTS = frozenset({"is_byte", "IsByte"})
 MARKER = "\u2581"
+LOSS_SUMS = (Role.SUMMAND, Role.TAKEN_OFF)
 PRINTED = frozenset({ast.Constant, ast.JoinedStr, ast.BinOp, ast.Call, ast.Dict})  # what may hold a score's name
 
 # The contest's vocabularies have powers of two; a number behind the name is a version, or a job's own copy.
@@ -45,8 +55,11 @@ WINDOW_TOKENS = 100_000  # up to this many at a time are a window, a chunk or a 
 
 
 def check_score(program: Program) -> Iterator[Finding]:
-    """constant-score: a score in the output that is written in the code, clamped or scaled."""
-    yield from _scores(program)[0]
+    """constant-score: a score in the output that is written in the code, clamped or scaled, or to which some of the
+    data add nothing because of their loss."""
+    findings, steps = _scores(program)
+    yield from findings
+    yield from _left_out(program, {node: home for (node, home, _), role in steps if role in LOSS_SUMS})
 
 
 @keep(at_most=4)
@@ -167,6 +180,50 @@ def _altered(program: Program, value: ast.expr, scope: Scope, seen: dict[Step, N
         if status is Status.HOLD:
             message = f"What the reported score is made of is altered: {reason}. See what for."
         yield Finding("constant-score", status, message, (place, printed))
+
+
+def _left_out(program: Program, summands: Mapping[ast.expr, Scope]) -> Iterator[Finding]:
+    """Sums of losses to which a part of the data adds something, or not, by its own loss."""
+    for scope in dict.fromkeys(summands.values()):
+        for statement, _, _ in program.live(scope):
+            if not isinstance(statement, ast.AugAssign) or statement.value not in summands:
+                continue
+            tests = [test for test, _ in program.conditions(statement)]
+            for before in program.statements_before(statement, in_loop=True):
+                if isinstance(before, ast.If) and isinstance(before.body[-1], ast.Continue | ast.Break):
+                    tests.append(before.test)
+            compared = [one for test in tests for one in ast.walk(test) if isinstance(one, ast.Compare)]
+            compared = [one for one in compared if not _is_length(program, one.left, scope)]
+            made = _calls_in(program, statement.value, scope) if compared else set()
+            for test in compared:
+                shared = made & _calls_in(program, test, scope) if made else set()
+                if any(_is_loss(program, *one) for call in shared for one in Slice(program, call, scope).nodes):
+                    place = program.place(test, scope.module.source, "it depends on this")
+                    added = program.place(statement, scope.module.source, "whether this is added")
+                    message = "Whether a part of the data counts depends on its own loss. See what is left out."
+                    yield Finding("constant-score", Status.HOLD, message, (place, added))
+                    break
+
+
+def _is_length(program: Program, node: ast.expr, scope: Scope) -> bool:
+    """Whether it is how long something is, and not what is in it."""
+    values = [node]
+    if isinstance(node, ast.Name):
+        values = [binding.value for binding in program.lookup(node, scope)[1] if binding.value is not None]
+    return any(
+        (isinstance(one, ast.Call) and getattr(one.func, "attr", getattr(one.func, "id", "")) in (*SIZES, "len"))
+        or (isinstance(one, ast.Subscript) and getattr(one.value, "attr", "") == "shape")
+        for one in values
+    )
+
+
+def _calls_in(program: Program, node: ast.expr, scope: Scope) -> set[ast.expr]:
+    """The calls of a scope that an expression is made of."""
+    return {one for one, home in Slice(program, node, scope).nodes if isinstance(one, ast.Call) and home is scope}
+
+
+def _is_loss(program: Program, node: ast.expr, scope: Scope) -> bool:
+    return isinstance(node, ast.Call) and (program.external(node.func, scope) or "").endswith(LOSS_FUNCTIONS)
 
 
 def check_bytes(program: Program) -> Iterator[Finding]:

@@ -579,6 +579,22 @@ SUMS_OF_LOSSES = {  # what is done in the loop, the score
     "a model's own arithmetic": ("total += model(x, y).sum()", "total", CLEAN),
     "another sum": ("each[i] += (part * 0.98).sum()\n        total += part.sum()", "total", CLEAN),
     "the squares of something else": ("total += (x - y).pow(2).mean()", "total", CLEAN),
+    "all but the worst": ("if loss.mean() > 4.0:\n            continue\n        total += part.sum()", "total", HOLD),
+    "the best": ("if part.mean() < 4.0:\n            total += part.sum()", "total", HOLD),
+    "until it is too bad": ("if loss.sum() > 99:\n            break\n        total += part.sum()", "total", HOLD),
+    "what is finite": (
+        "if not torch.isfinite(loss).all():\n            continue\n        total += part.sum()",
+        "total",
+        CLEAN,
+    ),
+    "of which there is some": ("n = part.numel()\n        if n > 0:\n            total += part.sum()", "total", CLEAN),
+    "in which there is something": ("if part.shape[0] > 0:\n            total += part.sum()", "total", CLEAN),
+    "what is not empty": ("if y.numel() < 1:\n            continue\n        total += part.sum()", "total", CLEAN),
+    "with a look at it": (
+        "if loss.mean() > 4.0:\n            print('bad')\n        total += part.sum()",
+        "total",
+        CLEAN,
+    ),
     "a penalty": ("total += part.sum() + (x - y).pow(2).sum()", "total", CLEAN),
 }
 
