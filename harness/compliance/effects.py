@@ -67,11 +67,11 @@ class Effects:
         """Forget what has happened since."""
         self.files, self.variables = dict(state[0]), dict(state[1])
 
-    def merge(self, states: list[tuple[dict[str, object], dict[str, object]]], before: tuple[dict, dict]) -> None:
+    def merge(self, states: list[tuple[dict[str, object], dict[str, object]]]) -> None:
         """One of several states is the case. A file that only some of them have is one that is made unless it is there
         already; else what differs is unsure."""
-        self.files = _merged([files for files, _ in states], before[0], absent_is_none=False)
-        self.variables = _merged([variables for _, variables in states], before[1], absent_is_none=True)
+        self.files = _merged([files for files, _ in states], in_all=False)
+        self.variables = _merged([variables for _, variables in states], in_all=True)
 
     def unsure_since(self, before: tuple[dict[str, object], dict[str, object]], reason: str) -> None:
         """What has changed since then is unsure."""
@@ -81,12 +81,13 @@ class Effects:
                     now[name] = Unsure(reason)
 
 
-def _merged(states: list[dict[str, object]], before: dict[str, object], *, absent_is_none: bool) -> dict[str, object]:
+def _merged(states: list[dict[str, object]], *, in_all: bool) -> dict[str, object]:
+    """What several states have in common. in_all: what only some of them have is unsure."""
     found = {}
     for name in dict.fromkeys(name for state in states for name in state):
         having = [state[name] for state in states if name in state]
         same = all(one is having[0] or one == having[0] for one in having)
-        if same and (len(having) == len(states) or (name not in before and not absent_is_none)):
+        if same and (len(having) == len(states) or not in_all):
             found[name] = having[0]
         else:
             found[name] = Unsure("it depends on a condition")

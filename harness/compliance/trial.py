@@ -324,7 +324,7 @@ class Trial:
         value = self.value(node, scope, names)
         if isinstance(value, Array):
             return list(value.values)
-        if isinstance(value, str | bytes | list | tuple | range | dict) and len(value) <= MAX_ITEMS:
+        if isinstance(value, str | bytes | list | tuple | range | dict):
             return list(value)
         raise _Unclear
 
@@ -337,7 +337,7 @@ class Trial:
             value = self.expression(node, scope, names)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, MemoryError) as error:
             raise _Unclear from error
-        if value is UNKNOWN:
+        if value is UNKNOWN or (isinstance(value, str | bytes | list | tuple) and len(value) > MAX_ITEMS):
             raise _Unclear
         return value
 
@@ -559,7 +559,7 @@ class Trial:
         if isinstance(owner, _Tokenizer):
             return _of_tokenizer(name, arguments)
         if isinstance(owner, str | bytes) and name in TEXT_METHODS:
-            if UNKNOWN in arguments:
+            if UNKNOWN in arguments or (name == "replace" and len(owner) * len(arguments[1]) > MAX_ITEMS):
                 return UNKNOWN
             return getattr(owner, name)(*arguments)
         if isinstance(owner, list) and name in ("append", "extend"):
@@ -650,7 +650,10 @@ def _elementwise(function: Callable, *operands: object) -> object:
         if math.prod(sizes) > MAX_ITEMS:
             raise _Unclear
         return function(*operands)
-    made = function(*(_plain(one) for one in operands))
+    plain = [_plain(one) for one in operands]
+    if math.prod(np.broadcast_shapes(*(np.shape(one) for one in plain))) > MAX_ITEMS:
+        raise _Unclear
+    made = function(*plain)
     counted = any(isinstance(one, Array) and one.counted for one in operands)
     return Array(made, counted) if isinstance(made, np.ndarray) else UNKNOWN
 

@@ -529,7 +529,7 @@ class _Evaluator:
                     self.guarded(handler.body, self.copied(before))
                     states.append(self.state())
                     self.effects.back_to(after)
-                self.effects.merge(states, after)
+                self.effects.merge(states)
                 self.statements(node.finalbody, scope)
                 if returned is not None:
                     raise returned
@@ -575,7 +575,7 @@ class _Evaluator:
                 pass
             states.append(self.state())
             self.effects.back_to(before)
-        self.effects.merge(states, before)
+        self.effects.merge(states)
         if not ends:
             raise _Return(_Unknown("it depends on a condition"))
         first, *others = ends
@@ -730,7 +730,7 @@ class _Evaluator:
                     values.append(self.value(branch, scope))
                     states.append(self.state())
                     self.effects.back_to(before)
-                self.effects.merge(states, before)
+                self.effects.merge(states)
                 return values[0] if _equal(*values) else _Unknown("it depends on a condition")
             case ast.NamedExpr():
                 value = self.value(node.value, scope)
@@ -778,7 +778,7 @@ class _Evaluator:
                 before = self.state()
                 for rest in node.values[position + 1 :]:
                     self.value(rest, scope)
-                self.effects.merge([before, self.state()], before)
+                self.effects.merge([before, self.state()])
                 return value
             if bool(value) == isinstance(node.op, ast.Or):
                 for rest in node.values[position + 1 :]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import time
 
+import numpy as np
 import pytest
 
 from harness.compliance import trial
+from harness.compliance.byte_counts import _wrong_table
 from harness.compliance.findings import Source, Status, worst
 from harness.compliance.program import load_program
 from harness.compliance.rules_score import check_bytes, check_score
@@ -168,6 +170,26 @@ RIGHT = {
             "        print(sp.id_to_piece(j))\n    size = max(",
         )
     ),
+    "under two names": edited(
+        (EACH, EACH.replace("each", "n")),
+        (SPACES, SPACES.replace("each", "n") + "        each = n.to(torch.int32)\n"),
+    ),
+    "of some of them": edited((SUMMED, SUMMED.replace("each", "each[torch.load('mask')]"))),
+    "by methods": edited((SPACES, SPACES.replace("~boundary[previous]", "boundary[previous].logical_not()"))),
+    "in whole numbers": edited(
+        (SPACES, "        each += spaced[target].to(torch.int16) * (1 - boundary[previous].to(torch.int16))\n"),
+    ),
+    "or of tokens": edited(
+        (SUMMED, "        if model.x:\n    " + SUMMED + "        else:\n            byte_count += y.numel()\n"),
+    ),
+    "with another table": edited(
+        (
+            "def evaluate(",
+            "def starts(sp):\n    t = np.zeros(sp.vocab_size(), dtype=np.uint8)\n    for i in range(sp.vocab_size()):\n"
+            "        t[i] = sp.id_to_piece(i).startswith('x')\n        t[3] = 1\n    return t\n\ndef evaluate(",
+        ),
+        ("    model.eval()\n", "    model.eval()\n    print(starts(spm.SentencePieceProcessor('a')))\n"),
+    ),
     "weights for training": edited(
         (SUMMED, SUMMED + "        weight = base[target].float()\n        print(weight.sum())\n")
     ),
@@ -254,6 +276,13 @@ def test_sums_of_other_bytes_are_flagged(way: str) -> None:
     assert findings[0].message.endswith(said)
 
 
+def test_a_sum_that_is_begun_in_a_statement_of_its_own_is_followed() -> None:
+    begun = "    loss_sum = torch.zeros(())\n    byte_count = torch.zeros((), dtype=torch.float64)\n"
+    both = SCRIPT[SCRIPT.index("    loss_sum, byte_count") : SCRIPT.index("    model.eval()")]
+    assert status(edited((both, begun))) is Status.CLEAN
+    assert status(edited((both, begun), SUMS["one more"][0])) is Status.FLAG
+
+
 @pytest.mark.parametrize("way", ["one more", "no space", "two spaces"])
 def test_sums_in_an_object_s_tables_are_flagged(way: str) -> None:
     (old, new), said = SUMS[way]
@@ -265,6 +294,7 @@ def test_sums_in_an_object_s_tables_are_flagged(way: str) -> None:
 
 QUESTIONS = {
     "a space behind boundaries, too": (SPACES, SPACES.replace(" & ~boundary[previous]", "")),
+    "a space behind all but itself": (SPACES, SPACES.replace("[previous]", "[target]")),
     "control tokens have one": ("np.zeros((size,), dtype=np.int16)", "np.ones((size,), dtype=np.int16)"),
     "the number of tokens, too": (SUMMED, f"{SUMMED}        byte_count += y.numel()\n"),
     "a number, too": (SUMMED, f"{SUMMED}        byte_count += 1000\n"),
@@ -274,6 +304,44 @@ QUESTIONS = {
 @pytest.mark.parametrize("way", QUESTIONS)
 def test_what_may_not_matter_is_a_question(way: str) -> None:
     assert status(edited(QUESTIONS[way])) is Status.HOLD
+
+
+WRONG = (MEASURED, MEASURED.replace("\n", " + 1\n"))
+UNCLEAR = {  # of a table that is wrong, if it is that
+    "another way out": (
+        "    for i in range(count)",
+        "    if torch.load('t'):\n        return None\n    for i in range(count)",
+    ),
+    "another loop": ("    return (\n", "    for i in torch.load('t'):\n        base[i] -= 1\n    return (\n"),
+    "another branch": ("    return (\n", "    if torch.load('t'):\n        base = base - 1\n    return (\n"),
+}
+
+
+@pytest.mark.parametrize("way", UNCLEAR)
+def test_a_table_of_which_something_is_not_known_is_no_finding(way: str) -> None:
+    assert status(edited(WRONG)) is Status.FLAG
+    assert status(edited(WRONG, UNCLEAR[way])) is Status.CLEAN
+
+
+def test_tables_that_differ_are_not_known() -> None:
+    main = '    base, spaced, boundary = tables(sp, args.vocab_size, "cuda")\n'
+    other = "    if args.x:\n        base = base * 2\n"
+    assert status(edited((main, main + other), SUMS["one more"][0])) is Status.CLEAN
+    method = "    def load(self):\n        self.base, self.x = torch.load('t')\n"
+    old, new = (part.replace("base[", "data.base[") for part in SUMS["one more"][0])
+    script = edited(("class Data:\n", f"class Data:\n{method}"), (old, new), script=CLASS)
+    assert status(script) is Status.CLEAN
+
+
+def test_only_one_table_of_numbers_is_one_of_bytes() -> None:
+    def wrong(*tables) -> str | None:
+        return _wrong_table(tuple(trial.Array(np.array(one)) for one in tables))
+
+    assert wrong(trial.BYTES) == wrong(trial.BYTES + trial.SPACED) == wrong(trial.BYTES, trial.SPACED) == ""
+    assert "`b` has 2" in str(wrong(2 * trial.BYTES))
+    assert wrong(2 * trial.BYTES, trial.BYTES) is None
+    assert wrong(0 * trial.BYTES) is None
+    assert wrong(trial.BYTES[:5]) is wrong() is None
 
 
 NOT_KNOWN = {  # nothing is said about what does not work out
@@ -311,7 +379,12 @@ def test_the_vocabulary_has_every_kind_of_piece() -> None:
         "    many = [0] * 10 ** 9\n",
         "    n = 7 ** 9 ** 9\n",
         "    n = sp.id_to_piece(1).replace('', 'x' * 10 ** 6)\n    n = n.replace('', n)\n    n = n.replace('', n)\n",
-        "".join(f"    for j{i} in range(60000):\n    {'    ' * i}" for i in range(1)) + "    size = size + 1\n",
+        "    for j in range(60000):\n        for k in range(60000):\n            size = size + 1\n",
+        "    t = 'ab'\n    for j in range(60000):\n        t = t + t\n",
+        "    t = [0]\n    for j in range(60000):\n        t = t + t\n",
+        "    t = 2\n    for j in range(60000):\n        t = t * t\n",
+        "    t = np.zeros(60000)\n    t = t[:, None] + t\n",
+        "    def f(x):\n        return f(x)\n    size = size + f(1)\n",
     ],
 )
 def test_hostile_tables_end_soon(line: str) -> None:

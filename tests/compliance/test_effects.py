@@ -15,7 +15,7 @@ from harness.compliance.effects import Effects, Unsure
 from harness.compliance.findings import Finding, Source, Status
 from harness.compliance.inputs import read_target
 from harness.compliance.program import load_program
-from harness.compliance.unpack import unpack, unpack_target
+from harness.compliance.unpack import MAX_INNER, unpack, unpack_target
 
 INNER = "import os\n\n\ndef hidden():\n    return os.sep\n\n\nhidden()\n"
 DATA = f"c = lzma.decompress(base64.b85decode({base64.b85encode(lzma.compress(INNER.encode())).decode()!r}))\n"
@@ -153,6 +153,15 @@ WRITTEN = {  # what is done with the code c, and the name of the file then
         """,
         "inner.py",
     ),
+    "once more, after something unknown": (
+        "open('i.py', 'wb').write(b'x')\nmore.write('y')\nopen('i.py', 'wb').write(c)\nrunpy.run_path('i.py')",
+        "i.py",
+    ),
+    "at once, after something unknown": (
+        "p = pathlib.Path('i.py')\np.write_bytes(b'x')\nmore.write('y')\np.write_bytes(c)\nrunpy.run_path(p)",
+        "i.py",
+    ),
+    "before a loop": ("open('i.py', 'wb').write(c)\nwhile more(): x = 1\nrunpy.run_path('i.py')", "i.py"),
     "and removed": ("open('i.py', 'wb').write(c)\nrunpy.run_path('i.py')\nos.remove('i.py')", "i.py"),
     "as text that is bytes": ("open('i.py', 'w').write(c.decode())\nexec(open('i.py', 'rb').read())", "i.py"),
 }
@@ -234,6 +243,23 @@ def test_a_file_that_is_written_again_by_a_function_is_held() -> None:
     again = "def again():\n    open('i.py', 'w').write('evil()')\nmore(again)\n"
     _, findings = unpacked(f"{again}open('i.py', 'wb').write(c)\nrunpy.run_path('i.py')")
     assert "written more than once" in findings[0].message
+
+
+def test_a_file_in_the_folder_of_the_script_has_one_name() -> None:
+    text = "p = os.path.join(os.path.dirname(__file__), 'i.py')\nopen(p, 'wb').write(c)\nrunpy.run_path('i.py')"
+    sources, findings = unpack(Source("records/x/train.py", IMPORTS + DATA + text), {}.get)
+    assert (findings, [source.name for source in sources[1:]]) == ([], ["records/x/train.py!base85!lzma!i.py"])
+
+
+def test_a_file_that_packed_code_starts_is_one_source() -> None:
+    sources, findings = unpacked("open('i.py', 'wb').write(c)\nexec('import runpy\\nrunpy.run_path(\"i.py\")')")
+    assert findings == []
+    assert [source.text for source in sources[1:]].count(INNER) == 1
+
+
+def test_no_more_modules_are_read_than_the_limit() -> None:
+    sources, _ = unpacked("for i in range(99):\n    open(f'm{i}.py', 'w').write(f'x = {i}')\nexec('y = 1')")
+    assert len(sources) == MAX_INNER + 1
 
 
 def folder(tmp_path: Path, text: str, more: str = "") -> Path:
