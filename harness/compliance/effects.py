@@ -7,6 +7,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 TEMPORARY = "temporary-folder-"  # how the folders that tempfile makes are called here
 
@@ -18,10 +19,18 @@ class Unsure:
     reason: str
 
 
+class State(NamedTuple):
+    """`Effects` at one time."""
+
+    files: dict[str, object]
+    variables: dict[str, object]
+    doubted: dict[str, str]
+
+
 @dataclass
 class Effects:
-    """held: what is in the files by path, what variables are by name. doubted: files in which something else may have
-    been written since, and why."""
+    """files: what is in them, by path. variables: what they hold, by name. doubted: files in which something else may
+    have been written since, and why. folders: how many temporary ones were made."""
 
     files: dict[str, object] = field(default_factory=dict)
     variables: dict[str, object] = field(default_factory=dict)
@@ -59,23 +68,24 @@ class Effects:
         """Something is written somewhere that is not known."""
         self.doubted |= dict.fromkeys(self.files, reason)
 
-    def state(self) -> tuple[dict[str, object], dict[str, object]]:
+    def state(self) -> State:
         """What to go back to with `back_to`."""
-        return dict(self.files), dict(self.variables)
+        return State(dict(self.files), dict(self.variables), dict(self.doubted))
 
-    def back_to(self, state: tuple[Mapping[str, object], Mapping[str, object]]) -> None:
+    def back_to(self, state: State) -> None:
         """Forget what has happened since."""
-        self.files, self.variables = dict(state[0]), dict(state[1])
+        self.files, self.variables, self.doubted = map(dict, state)
 
-    def merge(self, states: list[tuple[dict[str, object], dict[str, object]]]) -> None:
+    def merge(self, states: list[State]) -> None:
         """One of several states is the case. A file that only some of them have is one that is made unless it is there
-        already; else what differs is unsure."""
-        self.files = _merged([files for files, _ in states], in_all=False)
-        self.variables = _merged([variables for _, variables in states], in_all=True)
+        already; else what differs is unsure, and what one of them doubts is doubted."""
+        self.files = _merged([state.files for state in states], in_all=False)
+        self.variables = _merged([state.variables for state in states], in_all=True)
+        self.doubted = {path: why for state in states for path, why in state.doubted.items()}
 
-    def unsure_since(self, before: tuple[dict[str, object], dict[str, object]], reason: str) -> None:
+    def unsure_since(self, before: State, reason: str) -> None:
         """What has changed since then is unsure."""
-        for now, then in zip((self.files, self.variables), before, strict=True):
+        for now, then in ((self.files, before.files), (self.variables, before.variables)):
             for name, held in now.items():
                 if held is not then.get(name):
                     now[name] = Unsure(reason)

@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from harness.compliance.effects import Effects, Unsure, modules, shown_path, written_path
+from harness.compliance.effects import Effects, State, Unsure, modules, shown_path, written_path
 from harness.compliance.findings import Finding, Place, Source, Status
 from harness.compliance.inputs import Run, Target
 from harness.compliance.parsing import Unreadable, children, decode, parse
@@ -240,6 +240,27 @@ def _inner(source: Source, sink: _Sink, names: Mapping[str, str], written: dict[
     return found
 
 
+IMPORTING = frozenset({"__import__", "import_module"})
+UNPACKING = frozenset(  # packages that serve to unpack, write and start code
+    (
+        *("__future__", "ast", "atexit", "base64", "binascii", "brotli", "builtins", "bz2", "codecs", "contextlib"),
+        *("fcntl", "functools", "glob", "gzip", "hashlib", "importlib", "io", "json", "lzma", "marshal", "os"),
+        *(
+            "pathlib",
+            "pickle",
+            "re",
+            "runpy",
+            "shutil",
+            "signal",
+            "struct",
+            "subprocess",
+            "sys",
+            "tempfile",
+            "textwrap",
+        ),
+        *("time", "types", "urllib", "zipfile", "zlib"),
+    )
+)
 PREPARING = frozenset(  # methods and functions that a script calls to write files and to set variables and paths
     (
         *("write", "writelines", "write_text", "write_bytes", "close", "flush", "mkdir", "makedirs", "chmod", "flock"),
@@ -251,9 +272,27 @@ PREPARING = frozenset(  # methods and functions that a script calls to write fil
 
 def _is_shell(tree: ast.Module, evaluator: _Evaluator) -> bool:
     """Whether a module does nothing but prepare and execute code from elsewhere: it defines nothing, and every
-    statement is an import, an assignment, what writes that code to files, or the execution."""
+    statement is an import, an assignment, what writes that code to files, or the execution. Loops are what may train
+    or score, too, where anything is imported that no unpacking needs."""
     lines = {sink.line for sink in evaluator.sinks}
-    return all(_prepares(statement, lines) for statement in tree.body)
+    return all(_prepares(statement, lines) for statement in tree.body) and not (
+        any(isinstance(statement, ast.For | ast.Try) for statement in ast.walk(tree)) and _imports_more(tree)
+    )
+
+
+def _imports_more(tree: ast.Module) -> bool:
+    """Whether a module imports what no unpacking needs, or what is not written in it."""
+    for node in ast.walk(tree):
+        names: list[object] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or "."]
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in IMPORTING:
+            names = [getattr(node.args[0], "value", "") if node.args else ""]
+        if any(str(name).partition(".")[0] not in UNPACKING for name in names):
+            return True
+    return False
 
 
 def _prepares(statement: ast.stmt, lines: set[int]) -> bool:
@@ -266,13 +305,11 @@ def _prepares(statement: ast.stmt, lines: set[int]) -> bool:
             return all(_prepares(one, lines) for one in inner)
         case ast.Expr(value=ast.Constant()):
             return True
-        case ast.Expr(value=ast.Call(func=function)):
-            called = function.attr if isinstance(function, ast.Attribute) else ""
+        case ast.Expr():
+            called = getattr(getattr(statement.value, "func", None), "attr", "")
             last = statement.end_lineno or statement.lineno
             return called in PREPARING or any(statement.lineno <= line <= last for line in lines)
-    return isinstance(statement, ast.Expr) and any(
-        statement.lineno <= line <= (statement.end_lineno or 0) for line in lines
-    )
+    return False
 
 
 # Values that are no Python constants.
@@ -450,7 +487,7 @@ class _Evaluator:
             return returned.value
         return None
 
-    def state(self) -> tuple[dict, dict]:
+    def state(self) -> State:
         """What has been written and set so far."""
         self.budget.steps -= (len(self.effects.files) + len(self.effects.variables)) // COPY
         return self.effects.state()
@@ -1483,17 +1520,8 @@ WRITES = frozenset({"write", "writelines", "write_text", "write_bytes"})
 HARMLESS = (
     *("builtins.print", "builtins.len", "builtins.isinstance", "builtins.exec", "builtins.eval", "builtins.compile"),
     *("builtins.getattr", "builtins.open", "os.path.", "posixpath.", "os.remove", "os.unlink", "os.chmod", "os.stat"),
-    *(
-        "os.makedirs",
-        "os.mkdir",
-        "os.access",
-        "os.environ",
-        "os.exec",
-        "os.spawn",
-        "os.system",
-        "os.putenv",
-        "os.close",
-    ),
+    *("os.makedirs", "os.mkdir", "os.access", "os.environ", "os.exec", "os.spawn", "os.system", "os.putenv"),
+    "os.close",
     *("sys.", "fcntl.", "shutil.rmtree", "atexit.", "subprocess.", "runpy.", "importlib.", "imp.", "logging."),
 )
 HARMLESS_TO_OPEN = ("fcntl.", "os.close", "os.fsync", "os.fstat", "builtins.isinstance")  # files that are written

@@ -221,6 +221,12 @@ def test_what_is_not_certain_to_be_in_a_file_is_held(way: str) -> None:
     assert [source.name for source in sources] == ["train.py"]
 
 
+def test_a_doubt_stays_where_the_file_is_not_opened_again_for_certain() -> None:
+    for again in ("0 and open('i.py', 'wb').write(c)", "if more(): open('i.py', 'wb').write(c)"):
+        text = f"open('i.py', 'wb').write(c)\nmore.write('x')\n{again}\nrunpy.run_path('i.py')"
+        assert "file that is not known" in unpacked(text)[1][0].message
+
+
 NOT_WRITTEN = {  # what is not evaluated leaves nothing behind
     "a lambda": "f = open('i.py', 'wb')\ng = lambda: f.write(b'x')\nf.write(c)",
     "behind a false": "f = open('i.py', 'wb')\n0 and f.write(b'x')\nf.write(c)",
@@ -267,6 +273,26 @@ def folder(tmp_path: Path, text: str, more: str = "") -> Path:
     (tmp_path / "submission.json").write_text("{}")
     (tmp_path / "run.sh").write_text(f"{more} python train_gpt.py\n")
     return tmp_path
+
+
+FLAT = "import torch\nfor x in range(9):\n    loss = torch.load('a')(x)\n    seen.append(loss)\nexec('y = 1')\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shell"),
+    [
+        (FLAT, False),
+        (FLAT.replace("import torch", "torch = __import__('torch')"), False),
+        (FLAT.replace("import torch", "torch = __import__(name)"), False),
+        (FLAT.replace("import torch", "from train import torch"), False),
+        (FLAT.replace("for x in range(9):", "try:").replace("exec", "except ValueError: z = 2\nexec"), False),
+        (FLAT.replace("import torch", "import os.path as torch"), True),
+    ],
+)
+def test_a_flat_script_that_executes_something_beside_is_a_program(text: str, shell: bool, tmp_path: Path) -> None:
+    (tmp_path / "train_gpt.py").write_text(text)
+    names = [run.entry.name for run in unpack_target(read_target(tmp_path)).runs]
+    assert ("train_gpt.py" in names) is not shell
 
 
 MODULES = """
