@@ -82,7 +82,7 @@ def _measuring(program: Program) -> list[Function]:
 def _wrong_table(result: object) -> str | None:
     """A token that the only table of numbers has wrong, in words; "" if it has all right, None if it is not known. The
     table may count a leading space itself."""
-    tables = [one for one in _tables(result) if one.dtype != np.bool_ and one.any()]
+    tables = [one for one in _tables(result) if one.dtype.kind in "iuf" and one.any()]
     if len(tables) != 1:
         return None
     (table,) = tables
@@ -116,6 +116,8 @@ def _wrong_counts(program: Program, trial: Trial, added: Mapping[ast.expr, Scope
     sums: dict[tuple[Scope, str], list[tuple[Count, np.ndarray]]] = {}
     others: dict[tuple[Scope, str], list[Count]] = {}
     for count in _counts(program, added):
+        if _begun(program, count):
+            continue
         value = trial.added(count.statement, count.value, count.scope)
         if isinstance(value, Array) and value.counted and value.values.shape == NEXT.shape:
             sums.setdefault((count.scope, count.into), []).append((count, value.values))
@@ -159,16 +161,12 @@ def _counts(program: Program, added: Mapping[ast.expr, Scope]) -> Iterator[Count
     for scope in dict.fromkeys(added.values()):
         for node, _, _ in program.live(scope):
             if isinstance(node, ast.AugAssign) and node.value in added and isinstance(node.op, ast.Add):
-                count = Count(node, node.value, scope, ast.unparse(node.target))
-                if not _begun(program, count):
-                    yield count
+                yield Count(node, node.value, scope, ast.unparse(node.target))
             elif isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.value, ast.BinOp):
                 into = ast.unparse(node.targets[0])
                 for one, other in ((node.value.left, node.value.right), (node.value.right, node.value.left)):
                     if one in added and isinstance(node.value.op, ast.Add) and ast.unparse(other) == into:
-                        count = Count(node, one, scope, into)
-                        if not _begun(program, count):
-                            yield count
+                        yield Count(node, one, scope, into)
 
 
 def _begun(program: Program, count: Count) -> bool:

@@ -77,6 +77,7 @@ from harness.compliance.flow_values import (
     tagged,
     united,
 )
+from harness.compliance.operators import BINARY, COMPARE
 from harness.compliance.renewal import renewed
 
 SETTLED_AT_MOST = 200  # calls of one function with nothing but constants
@@ -2293,20 +2294,6 @@ def _loaded(target):
     return target
 
 
-COMPARE = {
-    ast.Eq: lambda a, b: a == b,
-    ast.NotEq: lambda a, b: a != b,
-    ast.Lt: lambda a, b: a < b,
-    ast.LtE: lambda a, b: a <= b,
-    ast.Gt: lambda a, b: a > b,
-    ast.GtE: lambda a, b: a >= b,
-    ast.Is: lambda a, b: a is b,
-    ast.IsNot: lambda a, b: a is not b,
-    ast.In: lambda a, b: a in b,
-    ast.NotIn: lambda a, b: a not in b,
-}
-
-
 def fold(op, left, right):
     """Arithmetic on small numbers and text."""
     try:
@@ -2318,18 +2305,8 @@ def fold(op, left, right):
             return UNKNOWN
         if abs(left) > 1e12 or abs(right) > 1e12:
             return UNKNOWN
-        if isinstance(op, ast.Add):
-            return left + right
-        if isinstance(op, ast.Sub):
-            return left - right
-        if isinstance(op, ast.Mult):
-            return left * right
-        if isinstance(op, ast.Div):
-            return left / right
-        if isinstance(op, ast.FloorDiv):
-            return left // right
-        if isinstance(op, ast.Mod):
-            return left % right
+        if isinstance(op, ast.Add | ast.Sub | ast.Mult | ast.Div | ast.FloorDiv | ast.Mod):
+            return BINARY[type(op)](left, right)
     except (ArithmeticError, TypeError):
         return UNKNOWN
     return UNKNOWN

@@ -15,7 +15,6 @@ from __future__ import annotations
 import ast
 import copy
 import math
-import operator
 import posixpath
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from typing import NamedTuple
 
 from harness.compliance import parsing
 from harness.compliance.findings import Place, Source
+from harness.compliance.operators import BINARY, COMPARE, UNARY
 from harness.compliance.parsing import Unreadable, children, heads
 from harness.compliance.writes import Writes
 
@@ -210,33 +210,6 @@ def load_program(
 
 
 NONE_IF_MISSING = frozenset(("get", "pop", "setdefault", "match", "search", "fullmatch", "find_spec", "which"))
-BINARY = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-    ast.LShift: operator.lshift,
-    ast.RShift: operator.rshift,
-    ast.BitOr: operator.or_,
-    ast.BitAnd: operator.and_,
-    ast.BitXor: operator.xor,
-}
-UNARY = {ast.Not: operator.not_, ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Invert: operator.invert}
-COMPARE = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Is: operator.is_,
-    ast.IsNot: operator.is_not,
-    ast.In: lambda a, b: a in b,
-    ast.NotIn: lambda a, b: a not in b,
-}
 PURE = {
     f"builtins.{function.__name__}": function
     for function in (

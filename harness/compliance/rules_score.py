@@ -20,12 +20,14 @@ from harness.compliance.score_arithmetic import (
     LOSS_FUNCTIONS,
     MAX_SPINE,
     SAME_BYTES,
+    SIZES,
     Role,
     Step,
     alterations,
     spine,
 )
 from harness.compliance.slices import Slice
+from harness.compliance.trial import KIND_TESTS, MARKER, MEASURING
 
 SCORE = re.compile(r"(?<![a-z])(val_?bpb|val_?loss|bpb|bits_per_byte|val_nats)\b[\"']?\s*[:=]\s*$", re.IGNORECASE)
 NOTED = re.compile(r"([a-z])\s*\([^()]{1,60}\)(?=\s*[:=]\s*$)", re.IGNORECASE)  # "val_bpb (stride 64): "
@@ -35,9 +37,7 @@ REFERENCE = re.compile(
     re.IGNORECASE,
 )
 TEXTS = frozenset({"builtins.str", "builtins.format", "builtins.repr", "builtins.round"})
-PIECES = frozenset({"id_to_piece", "IdToPiece"})
-BYTE_TESTS = frozenset({"is_byte", "IsByte"})
-MARKER = "\u2581"
+BYTE_TESTS = frozenset(name for name, kind in KIND_TESTS.items() if kind == "byte")
 LOSS_SUMS = (Role.SUMMAND, Role.TAKEN_OFF)
 PRINTED = frozenset({ast.Constant, ast.JoinedStr, ast.BinOp, ast.Call, ast.Dict})  # what may hold a score's name
 
@@ -50,7 +50,6 @@ TOKENIZER_LINE = re.compile(
     r"tokenizer(?:_path|_file|_model)?[:=] ?([^\s{}()'\"]{1,300}\.(?:model|json|vocab))(?=\s|$)", re.M
 )
 SAMPLES = frozenset({"random.sample", "random.Random().sample", "numpy.random.choice", "random.choices"})
-SIZES = frozenset({"numel", "size", "shape"})
 WINDOW_TOKENS = 100_000  # up to this many at a time are a window, a chunk or a batch
 
 
@@ -211,7 +210,7 @@ def _is_length(program: Program, node: ast.expr, scope: Scope) -> bool:
     if isinstance(node, ast.Name):
         values = [binding.value for binding in program.lookup(node, scope)[1] if binding.value is not None]
     return any(
-        (isinstance(one, ast.Call) and getattr(one.func, "attr", getattr(one.func, "id", "")) in (*SIZES, "len"))
+        (isinstance(one, ast.Call) and getattr(one.func, "attr", getattr(one.func, "id", "")) in SIZES)
         or (isinstance(one, ast.Subscript) and getattr(one.value, "attr", "") == "shape")
         for one in values
     )
@@ -230,7 +229,7 @@ def check_bytes(program: Program) -> Iterator[Finding]:
     """byte-count: the table of bytes for each token, and byte counts that come from files."""
     tables: dict[Scope, ast.Call] = {}
     for node, _, scope, _ in program.live_of(ast.Call):
-        if _method(node) in PIECES:
+        if _method(node) in MEASURING:
             tables.setdefault(scope, node)
     _, steps = _scores(program)
     counted = check_counts(program, {node: home for (node, home, _), role in steps if role is Role.SUMMAND_OF_DIVISOR})
@@ -275,7 +274,7 @@ def _method(node: ast.AST) -> str:
 def _is_len(program: Program, node: ast.AST, scope: Scope) -> bool:
     if not isinstance(node, ast.Call) or not node.args or program.external(node.func, scope) != "builtins.len":
         return False
-    return any(_method(one) in PIECES for one, _ in Slice(program, node.args[0], scope).nodes)
+    return any(_method(one) in MEASURING for one, _ in Slice(program, node.args[0], scope).nodes)
 
 
 def _table(program: Program, scope: Scope, nodes: list[ast.AST], piece: ast.Call, right: bool) -> Iterator[Finding]:

@@ -14,12 +14,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from harness.compliance.memory import keep
+from harness.compliance.operators import BINARY, COMPARE
 from harness.compliance.program import Binding, Function, Program, Scope
+from harness.compliance.score_arithmetic import CALLED
 from harness.compliance.slices import Slice
 
 MAX_STEPS = 40_000  # expressions that are evaluated for one program
 MAX_DEPTH = 12  # functions and names inside each other
 MAX_ITEMS = 70_000  # of an array
+
+
+MARKER = "\u2581"  # of a space in front
 
 
 class Piece(NamedTuple):
@@ -49,7 +55,7 @@ PIECES = (
 SIZE = len(PIECES)
 TEXT = np.array([one.kind in ("plain", "byte") for one in PIECES])  # tokens that stand for text
 BYTES = np.array([one.bytes for one in PIECES])
-SPACED = np.array([one.text.startswith("\u2581") for one in PIECES])
+SPACED = np.array([one.text.startswith(MARKER) for one in PIECES])
 PREVIOUS, NEXT = (one.ravel() for one in np.meshgrid(np.arange(SIZE), np.arange(SIZE), indexing="ij"))  # all pairs
 TRUE_BYTES = BYTES[NEXT] + (SPACED[NEXT] & TEXT[PREVIOUS])
 IN_TEXT = TEXT[NEXT] & TEXT[PREVIOUS]
@@ -64,29 +70,6 @@ KIND_TESTS = {
 COUNTS = frozenset({"vocab_size", "get_piece_size", "GetPieceSize", "piece_size", "__len__"})
 SPECIAL = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1}
 TOKENIZERS = ("sentencepiece.SentencePieceProcessor",)
-BINARY: dict[type, Callable] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.BitAnd: operator.and_,
-    ast.BitOr: operator.or_,
-    ast.BitXor: operator.xor,
-}
-COMPARED: dict[type, Callable] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Is: operator.is_,
-    ast.IsNot: operator.is_not,
-    ast.In: lambda one, many: one in many,
-    ast.NotIn: lambda one, many: one not in many,
-}
 TEXT_METHODS = frozenset(
     (
         *("startswith", "endswith", "encode", "strip", "lstrip", "rstrip", "replace", "removeprefix", "removesuffix"),
@@ -104,6 +87,16 @@ INTEGERS = frozenset({"int", "long", "short"})
 MADE = {"zeros": 0, "empty": 0, "ones": 1}
 ALIKE = {"zeros_like": 0, "ones_like": 1, "empty_like": 0}
 KEPT = frozenset({"array", "asarray", "ascontiguousarray", "tensor", "as_tensor", "from_numpy", "sum"})
+OPERATORS: dict[str, Callable] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+}
+LOGIC: dict[str, Callable] = {
+    **dict.fromkeys(("logical_and", "bitwise_and"), operator.and_),
+    **dict.fromkeys(("logical_or", "bitwise_or"), operator.or_),
+}
 LEAST = frozenset({"maximum", "max", "clamp_min", "clamp_min_"})
 MOST = frozenset({"minimum", "min", "clamp_max", "clamp_max_"})
 CLIPS = frozenset({"clip", "clamp", "clamp_", "clip_"})
@@ -114,6 +107,13 @@ RESHAPED = frozenset({"to", "cpu", "cuda", "numpy", "long", "int", "view", "resh
 
 class _Unclear(Exception):
     """An expression whose value is not known here."""
+
+
+FAULTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, MemoryError)  # of what is evaluated
+
+
+class _Abandoned(Exception):
+    """What is evaluated is given up: it takes too long, or changes something that is not followed."""
 
 
 class _Left(Exception):
@@ -160,7 +160,8 @@ class Trial:
         self.results: dict[Function, object] = {}
         self.names: dict[tuple[Scope | None, str], object] = {}
         self.roles: dict[str, np.ndarray] = {}
-        self.touched: dict[ast.stmt, tuple[set[str], set[str]]] = {}
+        self.touched: dict[ast.stmt, Touched] = {}
+        self.spoiled: list[np.ndarray] = []  # was changed in a way that is not known
         self.unpacked: dict[str, list[Given]] | None = None
 
     # -- what is asked -------------------------------------------------------------------------------------------------
@@ -178,8 +179,9 @@ class Trial:
                 made = self.run(function, names)
                 own = names.get(function.parameters[0]) if function.parameters else None
                 self.results[function] = own if made is None and isinstance(own, Object) else made
-            except (_Unclear, _Left):
+            except (_Unclear, _Abandoned, _Left):
                 pass
+            _freeze(self.results[function])
         return self.results[function]
 
     def is_tokenizer(self, function: Function, name: str) -> bool:
@@ -198,15 +200,15 @@ class Trial:
         for before in reversed(self.program.statements_before(statement)):
             if before not in self.touched:
                 self.touched[before] = _touched(before)
-            changed, read = self.touched[before]
-            if not needed.isdisjoint(changed):
+            touched = self.touched[before]
+            if not needed.isdisjoint(touched.given | touched.altered):
                 matter.append(before)
-                needed |= read
+                needed |= touched.read
         try:
             for before in reversed(matter):
                 self.tolerant(before, scope, names)
             return self.value(value, scope, names)
-        except _Unclear:
+        except (_Unclear, _Abandoned):
             return UNKNOWN
 
     # -- statements ----------------------------------------------------------------------------------------------------
@@ -233,7 +235,17 @@ class Trial:
                 return
             except (_Unclear, _Left, _Returned):
                 pass
-        _forget(statement, names)
+        self.forget(statement, names)
+
+    def forget(self, statement: ast.AST, names: dict[str, object]) -> None:
+        """What a statement gives values, or may change in place, is not known any more, also under other names."""
+        touched = _touched(statement)
+        for name in touched.altered | touched.given:
+            value = names.get(name)
+            if name in touched.altered and isinstance(value, Array):
+                self.spoiled.append(value.values)
+            if not isinstance(value, _Tokenizer):
+                names[name] = UNKNOWN
 
     def block(self, body: list[ast.stmt], scope: Scope, names: dict[str, object]) -> None:
         for statement in body:
@@ -242,7 +254,7 @@ class Trial:
             except _Unclear:
                 if any(isinstance(node, LEAVING) for node in ast.walk(statement)):
                     raise
-                _forget(statement, names)
+                self.forget(statement, names)
 
     def statement(self, node: ast.stmt, scope: Scope, names: dict[str, object]) -> None:
         match node:
@@ -255,6 +267,9 @@ class Trial:
             case ast.AugAssign():
                 load = ast.Name(node.target.id, ast.Load()) if isinstance(node.target, ast.Name) else node.target
                 value = self.attempt(ast.BinOp(load, node.op, node.value), scope, names)
+                before = names.get(node.target.id) if isinstance(node.target, ast.Name) else None
+                if isinstance(before, Array) and isinstance(value, Array):
+                    value = _changed_in_place(before, value)  # what other names hold changes, too
                 self.assign(node.target, value, scope, names)
             case ast.Return():
                 raise _Returned(None if node.value is None else self.value(node.value, scope, names))
@@ -272,23 +287,34 @@ class Trial:
                     self.block(node.orelse, scope, names)
             case ast.Break() | ast.Continue():
                 raise _Left(isinstance(node, ast.Break))
-            case ast.With() | ast.Try():
+            case ast.With():
                 self.block(node.body, scope, names)
+            case ast.Try():
+                self.block([*node.body, *node.orelse], scope, names)
+                for handler in node.handlers:  # it may have been needed
+                    self.forget(handler, names)
+                self.block(node.finalbody, scope, names)
             case ast.Expr():
-                self.attempt(node.value, scope, names)
+                self.value(node.value, scope, names)
             case ast.Import() | ast.ImportFrom() | ast.Pass() | ast.Assert() | ast.FunctionDef() | ast.AnnAssign():
                 pass
             case _:
                 raise _Unclear
 
     def assign(self, target: ast.expr, value: object, scope: Scope, names: dict[str, object]) -> None:
+        try:
+            self.store(target, value, scope, names)
+        except FAULTS as error:
+            raise _Unclear from error
+
+    def store(self, target: ast.expr, value: object, scope: Scope, names: dict[str, object]) -> None:
         match target:
             case ast.Name():
                 names[target.id] = value
             case ast.Tuple() | ast.List():
                 known = isinstance(value, tuple | list) and len(value) == len(target.elts)
                 for place, one in enumerate(target.elts):
-                    self.assign(one, value[place] if known else UNKNOWN, scope, names)  # type: ignore[index]
+                    self.store(one, value[place] if known else UNKNOWN, scope, names)  # type: ignore[index]
             case ast.Attribute():
                 owner = self.value(target.value, scope, names)
                 if isinstance(owner, Object):
@@ -332,12 +358,14 @@ class Trial:
         """What an expression is. Raises _Unclear."""
         self.steps -= 1
         if self.steps <= 0:
-            raise _Unclear
+            raise _Abandoned
         try:
             value = self.expression(node, scope, names)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, MemoryError) as error:
+        except FAULTS as error:
             raise _Unclear from error
         if value is UNKNOWN or (isinstance(value, str | bytes | list | tuple) and len(value) > MAX_ITEMS):
+            raise _Unclear
+        if isinstance(value, Array) and any(np.may_share_memory(value.values, one) for one in self.spoiled):
             raise _Unclear
         return value
 
@@ -369,9 +397,13 @@ class Trial:
                 return self.value(node.values[-1], scope, names)
             case ast.Compare() if len(node.ops) == 1:
                 left, right = self.value(node.left, scope, names), self.value(node.comparators[0], scope, names)
-                return _elementwise(COMPARED[type(node.ops[0])], left, right)
+                return _elementwise(COMPARE[type(node.ops[0])], left, right)
             case ast.IfExp():
                 return self.value(node.body if self.truth(node.test, scope, names) else node.orelse, scope, names)
+            case ast.NamedExpr():
+                value = self.value(node.value, scope, names)
+                self.assign(node.target, value, scope, names)
+                return value
             case ast.Tuple():
                 return tuple(self.attempt(one, scope, names) for one in node.elts)
             case ast.List():
@@ -409,7 +441,7 @@ class Trial:
         if isinstance(owner, Array):
             if key is UNKNOWN:
                 if owner.counted:
-                    return owner  # some of the tokens
+                    return Array(owner.values.copy(), counted=True)  # some of the tokens
                 if owner.values.ndim != 1 or len(owner.values) < SIZE:
                     return UNKNOWN
                 return Array(owner.values[self.role(owner, node.slice, scope)], counted=True)
@@ -479,6 +511,8 @@ class Trial:
                 found.append(value)
         finally:
             self.depth -= 1
+        for one in found[:1]:
+            _freeze(one)
         return found[0] if found else UNKNOWN
 
     def elsewhere(self, node: ast.Name, scope: Scope) -> object:
@@ -512,6 +546,8 @@ class Trial:
         if name.startswith(TOKENIZERS) and name.count("(") == 0:
             return TOKENIZER
         keywords = {one.arg: one.value for one in node.keywords if one.arg is not None}
+        if "out" in keywords:
+            raise _Abandoned
         of_module = name.startswith((*ARRAYS, "builtins.", "math.")) and "(" not in name
         if isinstance(node.func, ast.Attribute) and not of_module:
             owner = self.attempt(node.func.value, scope, names)
@@ -551,6 +587,8 @@ class Trial:
                 inside[name] = self.attempt(value, function.scope if default else scope, {} if default else names)
             else:
                 inside[name] = UNKNOWN
+        if _changes_others(function):
+            raise _Abandoned
         if all(value is UNKNOWN for value in inside.values()):
             return UNKNOWN
         return self.run(function, inside)
@@ -575,29 +613,60 @@ class Trial:
         return UNKNOWN
 
 
-def _forget(statement: ast.stmt, names: dict[str, object]) -> None:
-    """What a statement gives values, or may change in place, is not known any more."""
-    for name in _touched(statement)[0]:
-        if not isinstance(names.get(name), _Tokenizer):
-            names[name] = UNKNOWN
+def _freeze(value: object) -> None:
+    """What is kept for others to use does not change any more: who tries gets nothing known."""
+    if isinstance(value, Object):
+        value = list(value.attributes.values())
+    for one in value if isinstance(value, tuple | list) else [value]:
+        if isinstance(one, Array):
+            one.values.flags.writeable = False
 
 
-def _touched(statement: ast.stmt) -> tuple[set[str], set[str]]:
-    """The names that a statement gives values or may change in place, and those that it reads."""
-    changed, read = set(), set()
+def _changed_in_place(before: Array, after: Array) -> Array:
+    """An array that holds new numbers from now on. Raises _Unclear if it may not be changed, or has another shape."""
+    if not before.values.flags.writeable or before.values.shape != after.values.shape:
+        raise _Unclear
+    before.values[...] = after.values
+    return Array(before.values, after.counted)
+
+
+@keep(at_most=256)
+def _changes_others(function: Function) -> bool:
+    """Whether a function changes in place what is not its own."""
+    body = function.node
+    touched = _touched(body)
+    return not isinstance(body, ast.Lambda) and not touched.altered <= touched.given.union(function.parameters)
+
+
+class Touched(NamedTuple):
+    """The names that a statement gives values, whose values it may change in place, and that it reads."""
+
+    given: set[str]
+    altered: set[str]
+    read: set[str]
+
+
+def _touched(statement: ast.AST) -> Touched:
+    made = Touched(set(), set(), set())
     for node in ast.walk(statement):
-        target: ast.AST | None = None
-        if isinstance(node, ast.Name | ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            target = node
+        altered: list[ast.expr] = []
+        if isinstance(node, ast.Name):
+            (made.given if isinstance(node.ctx, ast.Store) else made.read).add(node.id)
+        elif isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            altered.append(node)
+        elif isinstance(node, ast.AugAssign):
+            altered.append(node.target)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _in_place(node.func.attr):
-            target = node.func.value
-        elif isinstance(node, ast.Name):
-            read.add(node.id)
-        while isinstance(target, ast.Subscript | ast.Attribute):
-            target = target.value
-        if isinstance(target, ast.Name):
-            changed.add(target.id)
-    return changed, read
+            altered.append(node.func.value)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            shown = isinstance(node.value.func, ast.Name) and node.value.func.id == "print"
+            altered += [] if shown else node.value.args  # it is called for what it does
+        for one in altered:
+            while isinstance(one, ast.Subscript | ast.Attribute):
+                one = one.value
+            if isinstance(one, ast.Name):
+                made.altered.add(one.id)
+    return made
 
 
 def _in_place(method: str) -> bool:
@@ -645,6 +714,10 @@ def _elementwise(function: Callable, *operands: object) -> object:
     if not any(isinstance(one, Array) for one in operands):
         if any(isinstance(one, int | float) and abs(one) > 1e9 for one in operands):
             raise _Unclear
+        if function in (operator.pow, operator.lshift) and operands[1] not in range(-64, 65):
+            raise _Unclear
+        if function is operator.mod and isinstance(operands[0], str | bytes):
+            raise _Unclear
         repeated = function is operator.mul and any(isinstance(one, str | bytes | list | tuple) for one in operands)
         sizes = [one if isinstance(one, int) else len(one) for one in operands] if repeated else []  # type: ignore[arg-type]
         if math.prod(sizes) > MAX_ITEMS:
@@ -684,18 +757,18 @@ def _of_array(owner: Array, name: str, arguments: list, given: Mapping[str, obje
         return _as_kind(owner, "float" if name in FLOATS else name)
     if name in ("numel", "size", "__len__"):
         return Array(np.ones(NEXT.shape)) if owner.counted else len(values)
-    if name in ("add", "add_", "mul", "mul_", "sub", "sub_", "div", "div_") and arguments:
-        function = {"add": operator.add, "mul": operator.mul, "sub": operator.sub, "div": operator.truediv}
-        return _elementwise(function[name.rstrip("_")], owner, arguments[0])
-    if name in ("logical_and", "logical_or") and arguments:
-        return _elementwise(operator.and_ if name.endswith("and") else operator.or_, owner, arguments[0])
-    if name == "logical_not":
-        return Array(~values.astype(bool), owner.counted)
-    return _bounded(owner, name, arguments, given)
+    made = _combined(owner, name, arguments, given)
+    return _changed_in_place(owner, made) if name.endswith("_") and isinstance(made, Array) else made
 
 
-def _bounded(owner: object, name: str, arguments: list, given: Mapping[str, object]) -> object:
-    """minimum, maximum and clip, as functions or methods."""
+def _combined(owner: object, name: str, arguments: list, given: Mapping[str, object]) -> object:
+    """Arithmetic, logic and bounds, as functions or methods."""
+    if CALLED.get(name) in OPERATORS and arguments:
+        return _elementwise(OPERATORS[CALLED[name]], owner, arguments[0])
+    if name in LOGIC and arguments:
+        return _elementwise(LOGIC[name], owner, arguments[0])
+    if name in ("logical_not", "bitwise_not", "invert") and isinstance(owner, Array):
+        return Array(~owner.values.astype(bool), owner.counted)
     if name in LEAST and arguments:
         return _elementwise(np.maximum, owner, arguments[0])
     if name in MOST and arguments:
@@ -740,14 +813,7 @@ def _array_function(name: str, arguments: list, given: Mapping[str, object], dty
         return Array(np.arange(first))
     if name == "where" and len(arguments) == 3 and isinstance(first, Array):
         return _elementwise(np.where, *arguments)
-    if name in ("add", "multiply", "mul", "subtract", "sub") and len(arguments) == 2:
-        function = operator.add if name == "add" else operator.mul if name.startswith("mul") else operator.sub
-        return _elementwise(function, *arguments)
-    if name in ("logical_and", "logical_or", "bitwise_and", "bitwise_or") and len(arguments) == 2:
-        return _elementwise(operator.and_ if name.endswith("and") else operator.or_, *arguments)
-    if name in ("logical_not", "bitwise_not", "invert") and isinstance(first, Array):
-        return Array(~first.values.astype(bool), first.counted)
-    return _bounded(first, name, arguments[1:], given) if isinstance(first, Array) else UNKNOWN
+    return _combined(first, name, arguments[1:], given) if isinstance(first, Array) else UNKNOWN
 
 
 def _built_in(name: str, arguments: list) -> object:

@@ -16,7 +16,6 @@ import codecs
 import contextlib
 import itertools
 import lzma
-import operator
 import posixpath
 import urllib.parse
 import zlib
@@ -26,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from harness.compliance.effects import Effects, State, Unsure, modules, shown_path, written_path
 from harness.compliance.findings import Finding, Place, Source, Status
 from harness.compliance.inputs import Run, Target
+from harness.compliance.operators import BINARY, COMPARE, UNARY
 from harness.compliance.parsing import Unreadable, children, decode, parse
 
 MAX_LAYERS = 12  # code in code
@@ -1533,32 +1533,6 @@ METHODS = frozenset(
         *("hex", "find", "rfind", "index", "rindex", "startswith", "endswith", "count", "__getitem__"),
     )
 )
-UNARY = {ast.Not: operator.not_, ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Invert: operator.invert}
-BINARY = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-    ast.BitXor: operator.xor,
-    ast.BitAnd: operator.and_,
-    ast.BitOr: operator.or_,
-    ast.LShift: operator.lshift,
-    ast.RShift: operator.rshift,
-}
-COMPARE = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Is: operator.is_,
-    ast.IsNot: operator.is_not,
-    ast.In: lambda item, items: item in items,
-    ast.NotIn: lambda item, items: item not in items,
-}
 LAYERS = {
     "lzma.decompress": "lzma",
     "zlib.decompress": "zlib",
