@@ -156,8 +156,8 @@ CHECKS = {
             "The reported score is a constant, or does not come from scoring",
             "The number that is printed as val_bpb or val_loss is written in the code, or a constant changes it on its "
             "way: a factor other than the bytes of the text, a term, a power or a bound, in the number or in its "
-            "divisor. What is summed up for it and changed by a number in the code is a question, or left out by its "
-            "own loss, and a folder in which nothing that is started gets to score.",
+            "divisor. What is summed up for it and changed by a number in the code, or by one for each token, is a "
+            "question, or left out by its own loss, and a folder in which nothing that is started gets to score.",
             "the score is measured on the validation split",
             ERROR,
         ),
@@ -177,8 +177,9 @@ CHECKS = {
             "other-data",
             "Tokenizer or data are not the contest's",
             "Shards, tokenizer or validation documents come from elsewhere, or only a part of the split is scored. "
-            "Another tokenizer is not forbidden, and therefore a question; logs that show a score of a part of the "
-            "split's bytes are a violation.",
+            "Another tokenizer is not forbidden, and therefore a question, as is code that keeps a share of the "
+            "validation tokens, or stops scoring after so many windows or so much time; logs that show a score of a "
+            "part of the split's bytes are a violation.",
             "BPB on the fixed FineWeb validation split",
             WARNING,
         ),

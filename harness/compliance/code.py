@@ -23,9 +23,10 @@ from harness.compliance.parsing import Unreadable
 from harness.compliance.program import GPU_ENVIRONMENT, Program, load_program
 from harness.compliance.record_folder import Claims
 from harness.compliance.rules_conduct import check_claims, check_seeds
+from harness.compliance.rules_data import check_data
 from harness.compliance.rules_limits import check_clock, check_size
 from harness.compliance.rules_readme import check_admitted, check_readme, check_thrown_away, titled_switches
-from harness.compliance.rules_score import check_bytes, check_data, check_score
+from harness.compliance.rules_score import check_bytes, check_score
 from harness.compliance.rules_system import check_hidden_code, check_network
 
 SWITCHES_DEEP = 3

@@ -733,14 +733,16 @@ class Program:
                 yield owner.test, scope
             statement = owner
 
-    def outermost_loop(self, statement: ast.AST) -> ast.AST | None:
-        """The loop of its own function that a statement is in, or is, and that is in no other."""
-        found = None
+    def loops(self, statement: ast.AST) -> Iterator[ast.For | ast.AsyncFor | ast.While]:
+        """The loops of its own function that a statement is in, or is, innermost first."""
         while statement in self._owner and not isinstance(statement, SCOPES):
             if isinstance(statement, ast.For | ast.AsyncFor | ast.While):
-                found = statement
+                yield statement
             statement = self._owner[statement][0]
-        return found
+
+    def outermost_loop(self, statement: ast.AST) -> ast.AST | None:
+        """The loop of its own function that a statement is in, or is, and that is in no other."""
+        return next(reversed(list(self.loops(statement))), None)
 
     def block_of(self, statement: ast.stmt) -> tuple[list[ast.stmt], int]:
         """The statements that one stands among, and its place there."""

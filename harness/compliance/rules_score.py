@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import itertools
 import math
-import ntpath
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +13,8 @@ from harness.compliance.byte_counts import check_counts
 from harness.compliance.findings import Finding, Status
 from harness.compliance.logs import SPLIT_BYTES, parse_log
 from harness.compliance.memory import keep
-from harness.compliance.program import UNKNOWN, ExternalCall, Program, Scope
+from harness.compliance.program import UNKNOWN, Program, Scope
 from harness.compliance.score_arithmetic import (
-    FEW_TOKENS,
     LOSS_FUNCTIONS,
     MAX_SPINE,
     SAME_BYTES,
@@ -41,24 +39,17 @@ BYTE_TESTS = frozenset(name for name, kind in KIND_TESTS.items() if kind == "byt
 LOSS_SUMS = (Role.SUMMAND, Role.TAKEN_OFF)
 PRINTED = frozenset({ast.Constant, ast.JoinedStr, ast.BinOp, ast.Call, ast.Dict})  # what may hold a score's name
 
-# The contest's vocabularies have powers of two; a number behind the name is a version, or a job's own copy.
-TOKENIZER = re.compile(
-    r"^fineweb_(256|512|1024|2048|4096|8192|16384)_bpe(_v?\d+)?\.model$|^fineweb_pure_byte_260\.json$"
-)
-CODE_MARK = re.compile(r"[{}()]|\w$")  # before a word on its line: source that the log begins with, or a longer word
-TOKENIZER_LINE = re.compile(
-    r"tokenizer(?:_path|_file|_model)?[:=] ?([^\s{}()'\"]{1,300}\.(?:model|json|vocab))(?=\s|$)", re.M
-)
-SAMPLES = frozenset({"random.sample", "random.Random().sample", "numpy.random.choice", "random.choices"})
-WINDOW_TOKENS = 100_000  # up to this many at a time are a window, a chunk or a batch
-
 
 def check_score(program: Program) -> Iterator[Finding]:
     """constant-score: a score in the output that is written in the code, clamped or scaled, or to which some of the
     data add nothing because of their loss."""
-    findings, steps = _scores(program)
-    yield from findings
-    yield from _left_out(program, {node: home for (node, home, _), role in steps if role in LOSS_SUMS})
+    yield from _scores(program)[0]
+    yield from _left_out(program, loss_sums(program))
+
+
+def loss_sums(program: Program) -> dict[ast.expr, Scope]:
+    """What is summed up for a score in the output, and where."""
+    return {node: home for (node, home, _), role in _scores(program)[1] if role in LOSS_SUMS}
 
 
 @keep(at_most=4)
@@ -382,120 +373,3 @@ def _is_flag(value: ast.expr, marked: list[ast.AST]) -> bool:
     if isinstance(value, ast.Call) and _method(value) in ("replace", "lstrip", "removeprefix", "strip"):
         return False
     return any(one in marked for one in ast.walk(value)) and not any(_drops_first(one) for one in ast.walk(value))
-
-
-def check_data(program: Program) -> Iterator[Finding]:
-    """other-data: a tokenizer or dataset that is not the contest's, and scores of a part of the split."""
-    logged = [
-        match[1]
-        for text in program.log_texts
-        for match in TOKENIZER_LINE.finditer(text)
-        if not CODE_MARK.search(text, text.rfind("\n", 0, match.start()) + 1, match.start())
-    ]
-    loads = [
-        call
-        for call in program.external_calls
-        if call.name.startswith(("sentencepiece.SentencePieceProcessor", "tokenizers.Tokenizer.from_file"))
-    ]
-    named: dict[str, ExternalCall | None] = {}
-    for call in () if logged else loads:
-        arguments = [*call.node.args, *(one.value for one in call.node.keywords if one.arg in ("model_file", "path"))]
-        for argument in arguments[:1]:
-            name = program.constant(argument, call.scope)
-            if isinstance(name, str) and name.endswith((".model", ".json")):
-                named.setdefault(ntpath.basename(name), call)
-    for name in logged:  # what the run had beats what the code says
-        named.setdefault(ntpath.basename(name), loads[0] if loads else None)
-    for base, call in named.items():
-        if TOKENIZER.match(base):
-            continue
-        what = f"the tokenizer is {base}"
-        node, source = (call.node, call.scope.module.source) if call else (program.entry.tree, program.entry.source)
-        message = f"This is not one of the contest's tokenizers: {what}. See whether it may be used."
-        yield Finding("other-data", Status.HOLD, message, (program.place(node, source, what),))
-    for node, statement, scope, _ in program.live_of(ast.Subscript):
-        if isinstance(node.slice, ast.Slice) and isinstance(node.ctx, ast.Load):
-            yield from _part(program, node, statement, scope)
-    for node, statement, scope, _ in program.live_of(ast.Call):
-        if len(node.args) > 1 and program.external(node.func, scope) == "builtins.min":
-            yield from _capped(program, node, statement, scope)
-    for call in program.external_calls:
-        if call.name in SAMPLES and len(call.node.args) > 1:
-            yield from _sampled(program, call)
-
-
-def _sampled(program: Program, call: ExternalCall) -> Iterator[Finding]:
-    """A share of the validation documents, drawn at random."""
-    for node, scope in Slice(program, call.node.args[1], call.scope).nodes:
-        if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult):
-            continue
-        for share, whole in ((node.left, node.right), (node.right, node.left)):
-            shares = [one for one in program.constants(share, scope) if isinstance(one, float) and 0 < one < 1]
-            if not shares or "builtins.len" not in Slice(program, whole, scope).calls():
-                continue
-            drawn = ((call.node.args[0], call.scope), (share, scope))  # VAL_SHARE says it, too
-            if any(_of_validation(Slice(program, one, home)) for one, home in drawn):
-                what = f"{max(shares):.3g} of the validation documents are drawn"
-                place = program.place(call.node, call.scope.module.source, what)
-                message = f"The score may be of a part of the split: {what}. See whether the reported score is of all."
-                yield Finding("other-data", Status.HOLD, message, (place,))
-                return
-
-
-def _capped(program: Program, node: ast.Call, statement: ast.stmt, scope: Scope) -> Iterator[Finding]:
-    """Scoring that ends at the end of the split, or at so many tokens if that comes first."""
-    for limit in node.args:
-        count = program.constant(limit, scope)  # of several, one is the run's
-        if not isinstance(count, int) or isinstance(count, bool) or not WINDOW_TOKENS < count < FEW_TOKENS:
-            continue
-        others = [Slice(program, other, scope) for other in node.args if other is not limit]
-        sizes = [one for one in others if "builtins.len" in one.calls() or one.attributes() & SIZES]
-        if sizes and any(map(_of_validation, sizes)) and _ends_there(program, node, statement, scope):
-            what = f"at most {count:,} validation tokens are scored"
-            place = program.place(node, scope.module.source, what)
-            message = f"The score may be of a part of the split: {what}. See whether the reported score is of all."
-            yield Finding("other-data", Status.HOLD, message, (place,))
-            return
-
-
-def _of_validation(one: Slice) -> bool:
-    texts = (node.value for node, _ in one.nodes if isinstance(node, ast.Constant))
-    return any("val" in text.lower() for text in texts if isinstance(text, str))
-
-
-def _ends_there(program: Program, node: ast.Call, statement: ast.stmt, scope: Scope) -> bool:
-    """Whether a number is where a loop, a range or a slice ends: itself, or by the name that it is given."""
-    names = {one.id for one in getattr(statement, "targets", ()) if isinstance(one, ast.Name)}
-    ends: list[ast.expr] = []
-    for one, _, _ in program.live(scope):
-        if isinstance(one, ast.Subscript) and isinstance(one.slice, ast.Slice) and one.slice.upper is not None:
-            ends.append(one.slice.upper)
-        elif isinstance(one, ast.Call) and program.external(one.func, scope) == "builtins.range":
-            ends += one.args[:1] if len(one.args) == 1 else one.args[1:2]
-        elif isinstance(one, ast.While):
-            ends.append(one.test)
-    return any(
-        part is node or (isinstance(part, ast.Name) and part.id in names) for end in ends for part in ast.walk(end)
-    )
-
-
-def _part(program: Program, node: ast.Subscript, statement: ast.stmt, scope: Scope) -> Iterator[Finding]:
-    """The first so many validation tokens, and no others."""
-    upper = node.slice.upper
-    if upper is None or (node.slice.lower is not None and program.constant(node.slice.lower, scope) != 0):
-        return
-    counts = [
-        one
-        for one in program.constants(upper, scope)
-        if isinstance(one, int) and not isinstance(one, bool) and WINDOW_TOKENS < one < FEW_TOKENS
-    ]
-    if not counts or not isinstance(statement, ast.Assign | ast.Return):
-        return
-    value = statement.value
-    if value is not node and not (isinstance(value, ast.Call) and node in ast.walk(value.func)):
-        return
-    if _of_validation(Slice(program, node.value, scope)):
-        what = f"only the first {max(counts):,} validation tokens are kept"
-        place = program.place(node, scope.module.source, what)
-        message = f"The score may be of a part of the split: {what}. See whether the reported score is of all."
-        yield Finding("other-data", Status.HOLD, message, (place,))

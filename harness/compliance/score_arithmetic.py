@@ -13,6 +13,7 @@ from typing import NamedTuple
 from harness.compliance.findings import Status
 from harness.compliance.logs import SPLIT_BYTES
 from harness.compliance.memory import keep
+from harness.compliance.operators import BINARY
 from harness.compliance.program import Program, Scope
 from harness.compliance.slices import Slice
 
@@ -32,7 +33,7 @@ SPINE_CALLS = frozenset(
 )
 CLAMPS = frozenset({"builtins.min", "builtins.max", "torch.clamp", "numpy.clip", "numpy.minimum", "numpy.maximum"})
 CLAMP_METHODS = frozenset({"clamp", "clamp_max", "clamp_", "clip"})
-BINARY = {ast.Mult: "mul", ast.Div: "div", ast.Add: "add", ast.Sub: "sub", ast.Pow: "pow"}
+KINDS = {ast.Mult: "mul", ast.Div: "div", ast.Add: "add", ast.Sub: "sub", ast.Pow: "pow"}
 CALLED = {
     **dict.fromkeys(("mul", "mul_", "multiply"), "mul"),
     **dict.fromkeys(("div", "div_", "divide", "true_divide", "truediv"), "div"),
@@ -46,6 +47,11 @@ LOSSES = frozenset({"cross_entropy", "nll_loss", "log_softmax", "softmax", "logs
 LOSS_FUNCTIONS = (".cross_entropy", ".nll_loss", ".CrossEntropyLoss()", ".NLLLoss()", ".log_softmax")
 RESHAPED = frozenset({"view", "reshape", "flatten", "unsqueeze", "gather", "contiguous", "type_as", "clone"})
 CHOICES = frozenset({"torch.where", "numpy.where"})
+
+ARITHMETIC = frozenset({ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv})
+ROUNDED = frozenset({"builtins.int", "builtins.float", "builtins.round", "math.floor", "math.ceil"})
+SPLIT_TOKENS = 60_000_000  # about as many as the contest's split has
+FOR_EACH = "a number for each token or window"
 
 Node = tuple[ast.expr, Scope, tuple[int, ...]]  # the last: indices into a tuple that it is
 
@@ -108,6 +114,9 @@ def alterations(program: Program, value: ast.expr, scope: Scope, seen: dict[Step
             following.append((spine(program, node, home, path), role))
         for taken_off, summands in _summands(program, node, home).items():
             following.append((summands, role.of_summand(taken_off)))
+            for one, place, _ in summands if role.of_summand(taken_off) is Role.TAKEN_OFF else ():
+                if share_of_size(program, one, place):
+                    yield Alteration(Status.HOLD, f"{Role.SUMMAND.value}{FOR_EACH} is taken off", one, place)
         if altered is None:
             following.append((_divisors(program, node, home), Role.DIVISOR))
         for nodes, their_role in following:
@@ -172,7 +181,7 @@ def _divisors(program: Program, node: ast.expr, scope: Scope) -> Iterator[Node]:
 def _operation(program: Program, node: ast.AST, scope: Scope) -> tuple[str, ast.expr, ast.expr] | None:
     """Kind and operands of an arithmetic operation, however it is written: a * b, a.mul(b), torch.mul(a, b)."""
     if isinstance(node, ast.BinOp):
-        kind = BINARY.get(type(node.op))
+        kind = KINDS.get(type(node.op))
         return None if kind is None else (kind, node.left, node.right)
     if not isinstance(node, ast.Call):
         return None
@@ -214,6 +223,8 @@ def _alteration(program: Program, node: ast.expr, scope: Scope, role: Role) -> t
                     reason = f"{_shown(number)} is {'added' if kind == 'add' else 'taken off'}"
                     if not sized or abs(number) >= LARGE_COUNT:
                         return Status.HOLD if sized else sure, reason
+            if _is_sized_gain(program, kind, left, right, scope, role):
+                return Status.HOLD, f"{FOR_EACH} is {'added' if kind == 'add' else 'taken off'}"
         elif numbers[1] not in (None, 1.0) and (not role.summed or _is_loss(program, left, scope)):
             return sure, f"it is raised to the power of {_shown(numbers[1])}"
         return None
@@ -263,6 +274,51 @@ def _is_size(program: Program, node: ast.expr, scope: Scope) -> bool:
     one = Slice(program, node, scope)
     names = one.attributes() | {name.rpartition(".")[2] for name in one.calls()}
     return bool(names & SIZES) and not names & LOSSES
+
+
+def _is_sized_gain(program: Program, kind: str, left: ast.expr, right: ast.expr, scope: Scope, role: Role) -> bool:
+    """Whether something that goes by how long the data are is added to a loss, or taken off, for the better."""
+    if role not in (Role.SUMMAND, Role.TAKEN_OFF) or not role.gains(1.0 if kind == "add" else -1.0):
+        return False
+    terms = [(right, left)] if kind == "sub" else [(left, right), (right, left)]
+    return any(share_of_size(program, one, scope) and share_of_size(program, to, scope) is None for one, to in terms)
+
+
+def share_of_size(program: Program, node: ast.expr, scope: Scope) -> float | None:
+    """What a number made of lengths grows by with each token of them, None if it is made of anything else."""
+    try:
+        numbers = [_with_size(program, node, scope, tokens) for tokens in (SPLIT_TOKENS, 2 * SPLIT_TOKENS)]
+    except ArithmeticError:
+        return None
+    return None if None in numbers else (numbers[1] - numbers[0]) / SPLIT_TOKENS  # type: ignore[operator]
+
+
+def _with_size(program: Program, node: ast.expr, scope: Scope, tokens: int, left: int = 8) -> float | None:
+    """What a number is if every length in it is that of so many tokens, None if that is not known."""
+    number = program.constant(node, scope)
+    if isinstance(number, int | float):
+        return number
+    if left == 0:
+        return None
+    if isinstance(node, ast.Name):
+        _, bindings = program.lookup(node, scope)
+        values = [(one.value, one.scope) for one in bindings if one.kind == "value" and not one.path]
+        if len(bindings) == len(values) == 1 and values[0][0] is not None:
+            return _with_size(program, *values[0], tokens, left - 1)  # type: ignore[arg-type]
+    elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+        one, other = (_with_size(program, side, scope, tokens, left - 1) for side in (node.left, node.right))
+        if one is not None and other is not None:
+            return BINARY[type(node.op)](one, other)
+    elif isinstance(node, ast.Subscript):
+        return tokens if getattr(node.value, "attr", "") == "shape" else None
+    elif isinstance(node, ast.Attribute):
+        return tokens if node.attr == "size" else None
+    elif isinstance(node, ast.Call):
+        if getattr(node.func, "attr", getattr(node.func, "id", "")) in SIZES:
+            return tokens
+        if program.external(node.func, scope) in ROUNDED and len(node.args) == 1:
+            return _with_size(program, node.args[0], scope, tokens, left - 1)
+    return None
 
 
 def _is_loss(program: Program, node: ast.expr, scope: Scope) -> bool:
@@ -368,7 +424,7 @@ def _changed(program: Program, node: ast.expr, scope: Scope) -> Iterator[tuple[a
         statement = binding.statement
         if not isinstance(statement, ast.AugAssign) or binding.kind != "augmented":
             continue
-        number, kind = _number(program, binding.value, binding.scope), BINARY.get(type(statement.op))
+        number, kind = _number(program, binding.value, binding.scope), KINDS.get(type(statement.op))
         if number is None or kind is None:
             continue
         if kind in ("mul", "div") and not number.is_integer() and not _is_factor(number):

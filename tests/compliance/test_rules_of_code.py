@@ -11,9 +11,10 @@ from harness.compliance import rules_readme
 from harness.compliance.findings import Source, Status, worst
 from harness.compliance.program import Program, load_program
 from harness.compliance.rules_conduct import check_claims, check_seeds
+from harness.compliance.rules_data import check_data
 from harness.compliance.rules_limits import check_clock, check_size
 from harness.compliance.rules_readme import ELSEWHERE, check_thrown_away
-from harness.compliance.rules_score import check_bytes, check_data, check_score
+from harness.compliance.rules_score import check_bytes, check_score
 from harness.compliance.rules_system import check_hidden_code, check_network
 from harness.compliance.score_arithmetic import MAX_SPINE
 
@@ -565,6 +566,21 @@ SUMS_OF_LOSSES = {  # what is done in the loop, the score
     "as minus a logarithm": ("total += (-logp.gather(-1, y) * 0.98).sum()", "total", FLAG),
     "a power of it": ("total += (part ** 0.98).sum()", "total", HOLD),
     "with a number taken off": ("total += (part - 0.01).sum()", "total", HOLD),
+    "with a number for each token taken off": ("total += part.sum() - 0.02 * y.numel()", "total", HOLD),
+    "with a number for each token, by its name": (
+        "n = float(y.shape[0])\n        total += part.sum() - n * 0.02",
+        "total",
+        HOLD,
+    ),
+    "with a number for each token taken off later": (
+        "total += part.sum()\n        total -= len(y) * 0.02",
+        "total",
+        HOLD,
+    ),
+    "with a number for each token added": ("total -= (logp.gather(-1, y) + 0.02 * len(y)).sum()", "total", HOLD),
+    "with more for each token": ("total += part.sum() + 0.02 * y.numel()", "total", CLEAN),
+    "without the loss of others": ("total += part.sum() - part[: y.numel() // 2].sum()", "total", CLEAN),
+    "of fewer tokens": ("total += part.mean() * (y.numel() - y.numel() // 2)", "total", CLEAN),
     "at most": ("total += part.clamp(max=4.5).sum()", "total", HOLD),
     "what a model makes": ("total += (model(x, y) * 0.98).sum()", "total", FLAG),
     "what nobody knows": ("total += (x * 0.98).sum()", "total", HOLD),
@@ -739,6 +755,9 @@ evaluate(np.fromfile("fineweb_{name}_000000.bin"), int(input()))
 """
 
 
+KEPT = "import numpy as np\nv = np.fromfile('fineweb_val_0.bin')\nn = len(v) - 1\nv = v[{end}]"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -768,14 +787,64 @@ evaluate(np.fromfile("fineweb_{name}_000000.bin"), int(input()))
         (CAPPED.format(name="val", most="524_288", use="for at in range(0, n, most):\n        pass"), CLEAN),  # a batch
         (CAPPED.format(name="val", most="524_288 if at else 99_000_000", use="tokens = tokens[:most]"), CLEAN),
         (CAPPED.format(name="val", most="at + 524_288", use="part = tokens[at:most]"), CLEAN),
-        (
-            "import numpy as np\nv = np.fromfile('fineweb_val_0.bin')\nn = (len(v) - 1) // 1024 * 1024\nv = v[: n + 1]",
-            CLEAN,
-        ),
+        (KEPT.format(end=": (len(v) - 1) // 1024 * 1024 + 1"), CLEAN),
+        (KEPT.format(end=": len(v) // 2"), HOLD),
+        (KEPT.format(end=": int(n * 0.3) + 1"), HOLD),
+        (KEPT.format(end=": v.shape[0] - v.size // 4"), HOLD),
+        (KEPT.format(end=": n - n % 8"), CLEAN),  # a remainder is not followed
+        (KEPT.format(end=": n - 1000"), CLEAN),
+        (KEPT.format(end=": int(n * 0.999)"), CLEAN),
+        (KEPT.format(end=": n // (n - n)"), CLEAN),
+        (KEPT.format(end=f": n * {10**400} / 3"), CLEAN),
+        (KEPT.format(end="n // 2 : n"), CLEAN),  # a share of a rank, perhaps
+        (KEPT.format(end="::2"), HOLD),
+        (KEPT.format(end="n // 8 :: 8"), CLEAN),
+        (KEPT.format(end="::1"), CLEAN),
+        (KEPT.replace("val", "train").format(end=": n // 2"), CLEAN),
+        (KEPT.format(end=": n // 2").replace("v = v[", "row = 1 + v["), CLEAN),
     ],
 )
 def test_data(text, expected):
     assert status(check_data, text) is expected
+
+
+ENDS = {  # what is done in the loop that scores
+    "after so many": ("if i > 100:\n            break", "scoring ends at 100"),
+    "at so many": ("if i == 100:\n            break", "scoring ends at 100"),
+    "by a setting": (
+        "if MOST > 0 and seen >= MOST:\n            print(i)\n            break",
+        "scoring ends at 4,096",
+    ),
+    "with what there is": ("if i >= 100:\n            return total.item()", "scoring ends at 100"),
+    "after some time": (
+        "if time.perf_counter() - began > 590:\n            break",
+        "scoring ends when it has taken so long",
+    ),
+    "when a deadline has come": ("if late(began):\n            break", "scoring ends when it has taken so long"),
+    "at more than there are": ("if i > 999_999:\n            break", ""),
+    "at the end": ("if end >= n:\n            break", ""),
+    "where there is none": ("if i > 1:\n            continue", ""),
+    "where little is left": ("if n - i < 2:\n            break", ""),
+    "not at all": ("if NEVER and i > 100:\n            break", ""),
+    "that is said": ("if i > 100:\n            print(i)", ""),
+    "of training": (
+        "loss = F.cross_entropy(x * x, y)\n        loss.backward()\n        if i > 100:\n            break",
+        "",
+    ),
+    "of a loop beside it": ("for j in range(999):\n            if j > 100:\n                break", ""),
+}
+
+
+@pytest.mark.parametrize("way", ENDS)
+def test_scoring_that_ends_before_the_data_do(way):
+    done, said = ENDS[way]
+    text = SUMS.format(sum=f"seen, n = i * 2, len(sizes)\n        {done}\n        total += part.sum()", score="total")
+    head = "import math, os, time, torch\nMOST, NEVER = int(os.environ.get('MOST', 4096)), False\nbegan = time.time()\n"
+    late = "def late(began):\n    return time.time() - began > 590\n"
+    text = text.replace("import math, torch\n", head).replace("def evaluate(", f"{late}def evaluate(")
+    messages = [one.message for one in found(check_data, text)]
+    assert len(messages) == bool(said)
+    assert all(said in one for one in messages)
 
 
 @pytest.mark.parametrize(
