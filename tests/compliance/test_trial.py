@@ -92,7 +92,56 @@ WORKED_OUT = {
     "the logic of one": ("return (base > 2).logical_or(base == 0)", [n == 0 or n > 2 for n in RIGHT]),
     "the logic of none": ("return np.invert(base > 2)", [n <= 2 for n in RIGHT]),
 }
+TEXT = [piece.text for piece in trial.PIECES]
+WORKED_OUT |= {
+    "special tokens": ("return np.array([sp.unk_id(), sp.bos_id(), sp.eos_id(), sp.pad_id()])", [0, 1, 2, -1]),
+    "the number of a piece": ("return np.array([sp.piece_to_id('ing'), sp.PieceToId('x')])", [TEXT.index("ing"), 0]),
+    "of no token": ("try:\n    base[3] = len(sp.id_to_piece(99))\nfinally:\n    pass\nreturn base * 0", None),
+    "kinds": ("return np.array([sp.is_unknown(i) for i in range(14)])", [text == "<unk>" for text in TEXT]),
+    "as floats": ("return base.float()", RIGHT),
+    "as truth": ("return torch.tensor(base).bool()", [n > 0 for n in RIGHT]),
+    "as truth, of a type": ("return base.astype(np.bool_)", [n > 0 for n in RIGHT]),
+    "how many": ("return base * 0 + len(base) + base.size + base.shape[0] + base.__len__()", [56] * 14),
+    "at most": ("return torch.minimum(torch.tensor(base), torch.tensor([2] * 14))", [min(n, 2) for n in RIGHT]),
+    "at most, by a method": ("return torch.tensor(base).clamp_max(2)", [min(n, 2) for n in RIGHT]),
+    "between": ("return base.clip(1, 2)", [min(max(n, 1), 2) for n in RIGHT]),
+    "between, by names": ("return np.clip(base, a_min=1, a_max=2)", [min(max(n, 1), 2) for n in RIGHT]),
+    "like it": ("return np.ones_like(base) + np.zeros_like(base)", [1] * 14),
+    "one after the other": ("return np.arange(14)", list(range(14))),
+    "chosen": ("return np.where(base > 2, 2, base)", [min(n, 2) for n in RIGHT]),
+    "filled": ("return np.full((14,), 3) + np.ones(14)", [4] * 14),
+    "numbered": ("for i, n in enumerate(list(range(14))):\n    base[i] = n\nreturn base", list(range(14))),
+    "of letters": ("return base * 0 + ord(chr(5)) + len(repr('a')) + sum([1, 2])", [11] * 14),
+    "of numbers": ("return base * 0 + max(1, 2) + min(3, 4) + int(2.5) + abs(-1)", [8] * 14),
+    "in a dictionary": ("found = dict()\nfound['a'] = base\nreturn found.get('a')", RIGHT),
+    "of its keys": ("found = {'a': 1, 'b': 2}\nreturn np.array([found[key] for key in found.keys()])", [1, 2]),
+    "of an empty list": (
+        "found = list()\nfor n in tuple([1, 2]):\n    found.append(n)\nreturn np.array(found)",
+        [1, 2],
+    ),
+    "of letters of a text": ("return np.array([len(letter) for letter in 'abc'])", [1, 1, 1]),
+    "of an array": ("return np.array([int(n) + 1 for n in base])", MORE),
+    "part of it": ("return base[3:5]", RIGHT[3:5]),
+    "at two places": ("return base[:, None][3:5, 0]", RIGHT[3:5]),
+    "with a way out": (
+        "for i in range(14):\n    if i == 3:\n        break\nelse:\n    base = base * 2\nreturn base",
+        RIGHT,
+    ),
+    "to the end": ("for i in range(14):\n    pass\nelse:\n    base = base * 2\nreturn base", DOUBLE),
+    "either": ("return base * (0 or 2) * (1 and 1)", DOUBLE),
+    "if not": ("return base * 2 if not 0 else base", DOUBLE),
+    "with a sign": ("return -base * -2", DOUBLE),
+    "inverted": ("return ~(base > 2)", [n <= 2 for n in RIGHT]),
+    "inverted numbers": ("return ~base", None),
+    "of a function without a name": ("return (lambda table: table * 2)(base)", DOUBLE),
+    "by default": ("return scaled(base)", DOUBLE),
+    "of an attribute": ("made = Made(base)\nreturn made.table", None),
+    "an array is no truth": ("if base:\n    return base\nreturn base", None),
+}
 HELPERS = """
+def scaled(table, by=2):
+    return table * by
+
 def change(table):
     table *= 2
 
